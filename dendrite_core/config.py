@@ -1,0 +1,133 @@
+"""Engine settings: asked by a person, resolved once against facts, then frozen.
+
+`EngineConfig` is what is asked (None means decide for me); `resolve` turns it into `ResolvedConfig` from
+the facts of the model and the machine. Nothing after that reads an environment or guesses again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dendrite_core.errors import ModelLoadError, RequestError
+
+PAGE_SIZES = (8, 16, 32)
+DEFAULT_CPU_KV_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """What is asked of an engine.
+
+    `model` is a folder, a hub id or `shape:NAME`. `kv_cache_bytes` bounds the paged KV store (or give
+    `num_pages`). `max_rows` bounds branches decoded together, `max_batch_tokens` the new tokens of one
+    step, `max_waiting` the queue, `max_branches` the branch records kept. `canaries` guards every page.
+    """
+
+    model: str
+    dtype: str | None = None
+    device: str | None = None
+    page_size: int = 16
+    num_pages: int | None = None
+    kv_cache_bytes: int | None = None
+    gpu_memory_utilization: float = 0.9
+    max_model_len: int | None = None
+    max_rows: int = 256
+    max_batch_tokens: int | None = None
+    max_waiting: int = 1024
+    max_children: int = 256
+    max_branches: int = 65536
+    threads: int | None = None
+    canaries: bool = False
+
+    def __post_init__(self) -> None:
+        if self.page_size not in PAGE_SIZES:
+            raise RequestError(f"page_size must be one of {PAGE_SIZES}", param="page_size")
+        for name in ("max_rows", "max_waiting", "max_children", "max_branches"):
+            if getattr(self, name) < 1:
+                raise RequestError(f"{name} must be at least 1", param=name)
+        if not 0.0 < self.gpu_memory_utilization <= 1.0:
+            raise RequestError("gpu_memory_utilization must be in (0, 1]", param="gpu_memory_utilization")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What is known once the weights are loaded: bytes are per page of KV and free for KV."""
+
+    device: str
+    dtype: str
+    decoder: str
+    vocab_size: int
+    max_position: int
+    bytes_per_page: int
+    free_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedConfig:
+    """The settings an engine runs with; every value is final."""
+
+    model: str
+    device: str
+    dtype: str
+    decoder: str
+    vocab_size: int
+    page_size: int
+    num_pages: int
+    bytes_per_page: int
+    max_model_len: int
+    max_rows: int
+    max_batch_tokens: int
+    max_waiting: int
+    max_children: int
+    max_branches: int
+    canaries: bool
+
+    def summary(self) -> str:
+        """One line for the start-up log."""
+        mib = self.num_pages * self.bytes_per_page / 2**20
+        return (
+            f"{self.model} [{self.decoder}, {self.dtype}, {self.device}] "
+            f"context {self.max_model_len}, {self.num_pages} pages x {self.page_size} tokens ({mib:.0f} MiB KV)"
+        )
+
+
+def resolve(asked: EngineConfig, facts: Facts) -> ResolvedConfig:
+    """Decide what was left open. Raises `ModelLoadError` when the model cannot fit the KV memory given."""
+    num_pages = asked.num_pages or _pages_for(asked, facts)
+    capacity = num_pages * asked.page_size
+    max_model_len = asked.max_model_len or min(facts.max_position, capacity)
+    if max_model_len > facts.max_position:
+        raise ModelLoadError(f"max_model_len {max_model_len} exceeds the model's context of {facts.max_position}")
+    if max_model_len > capacity:
+        raise ModelLoadError(
+            f"max_model_len {max_model_len} needs {-(-max_model_len // asked.page_size)} pages, "
+            f"but the KV cache has {num_pages}; give it more memory or lower max_model_len"
+        )
+    return ResolvedConfig(
+        model=asked.model,
+        device=facts.device,
+        dtype=facts.dtype,
+        decoder=facts.decoder,
+        vocab_size=facts.vocab_size,
+        page_size=asked.page_size,
+        num_pages=num_pages,
+        bytes_per_page=facts.bytes_per_page,
+        max_model_len=max_model_len,
+        max_rows=asked.max_rows,
+        max_batch_tokens=asked.max_batch_tokens or (512 if facts.device == "cpu" else 8192),
+        max_waiting=asked.max_waiting,
+        max_children=asked.max_children,
+        max_branches=asked.max_branches,
+        canaries=asked.canaries,
+    )
+
+
+def _pages_for(asked: EngineConfig, facts: Facts) -> int:
+    free = asked.kv_cache_bytes or facts.free_bytes or DEFAULT_CPU_KV_BYTES
+    pages = free // facts.bytes_per_page
+    if pages < 2:
+        raise ModelLoadError(
+            f"{free / 2**20:.0f} MiB for KV holds {pages} pages of {facts.bytes_per_page / 2**20:.2f} MiB; "
+            "a larger kv_cache_bytes or a smaller model is needed"
+        )
+    return int(pages)
