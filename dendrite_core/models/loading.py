@@ -1,0 +1,73 @@
+"""`load_model`: from a name (a folder, a hub id, or `shape:<name>`) to a decoder ready to be called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dendrite_core.errors import ModelLoadError
+from dendrite_core.models.config import ModelConfig, named_shape
+from dendrite_core.models.decoder import Decoder
+from dendrite_core.models.weights import Checkpoint, RandomWeights, read_json
+
+_SHAPE_PREFIX = "shape:"
+_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "tokenizer*", "*.txt"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A decoder and what it was made from. `source` says which code computes it, for the start-up line."""
+
+    config: ModelConfig
+    decoder: Decoder
+    source: str
+    folder: Path | None
+
+
+def load_model(
+    name: str | Path,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    *,
+    max_length: int | None = None,
+) -> LoadedModel:
+    """Load a folder, a hub id, or `shape:<name>` (random weights). `max_length` bounds the positions."""
+    device = torch.device(device)
+    if str(name).startswith(_SHAPE_PREFIX):
+        config = named_shape(str(name).removeprefix(_SHAPE_PREFIX))
+        drawn = RandomWeights(config, dtype, device)
+        decoder = Decoder(config, drawn, dtype=dtype, device=device, max_length=max_length)
+        return LoadedModel(config, decoder, f"native {config.family}, random weights", None)
+    folder = find_folder(name)
+    config = read_config(folder)
+    checkpoint = Checkpoint(folder)
+    checkpoint.check(config)
+    decoder = Decoder(config, checkpoint, dtype=dtype, device=device, max_length=max_length)
+    return LoadedModel(config, decoder, f"native {config.family}", folder)
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The config of a checkpoint folder, with generation_config.json where there is one."""
+    generation = folder / "generation_config.json"
+    return ModelConfig.from_hf(
+        read_json(folder / "config.json"), read_json(generation) if generation.is_file() else None
+    )
+
+
+def find_folder(name: str | Path) -> Path:
+    """A local folder by that name, else the hub's snapshot of it."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if Path(name).is_absolute() or str(name).count("/") != 1:
+        raise ModelLoadError(f"{name} is neither a folder nor a hub id (owner/name)")
+    # Imported here because a server of a local folder has no use for a hub client.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=_HUB_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelLoadError(f"{name} is no folder here and the hub did not give it: {error}") from error
