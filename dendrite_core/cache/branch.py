@@ -1,0 +1,120 @@
+"""`Branch`: an identity in the tree, with the tokens it added to its parent's and the KV it holds.
+
+A branch is a record, not content: its past is its parent's tokens up to `start`, and its KV is a cursor
+into the radix tree plus at most one partly filled tail page. Only `TreeCache` moves the KV fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+
+from dendrite_core.cache.page_table import PageTable
+from dendrite_core.cache.radix import Node
+
+Namespace = tuple[Hashable, ...]
+
+
+class Branch:
+    """One line of tokens in a tree of branches.
+
+    id: unique in its cache; also the tick of its birth.
+    start: position of its first own token; the tokens before it are its parent's.
+    own: the tokens from `start` on.
+    cursor: the node at whose end its sealed pages end; None once its KV was given up (*parked*).
+    tail: pages after the cursor: the partly filled one, then room reserved while it runs.
+    kv_length: tokens whose KV is valid, counted from the root.
+    table: its page table while a sequence runs on it, else None.
+    pinned: a client wants its KV kept: neither parked nor expired. Free to set.
+    record: what the engine knows of the branch, of no meaning here.
+    holds: reasons to keep the record from expiring (a waiting sequence). Free to count.
+    """
+
+    __slots__ = (
+        "children",
+        "cursor",
+        "holds",
+        "id",
+        "kv_length",
+        "last_used",
+        "namespace",
+        "own",
+        "parent",
+        "pinned",
+        "record",
+        "start",
+        "table",
+        "tail",
+    )
+
+    def __init__(
+        self,
+        id: int,
+        parent: Branch | None,
+        start: int,
+        namespace: Namespace,
+        own: list[int],
+        cursor: Node | None,
+        tail: list[int],
+        kv_length: int,
+    ) -> None:
+        self.id = id
+        self.parent = parent
+        self.start = start
+        self.namespace = namespace
+        self.own = own
+        self.cursor = cursor
+        self.tail = tail
+        self.kv_length = kv_length
+        self.children: dict[int, Branch] = {}
+        self.last_used = id
+        self.table: PageTable | None = None
+        self.pinned = False
+        self.record: object = None
+        self.holds = 0
+
+    def __len__(self) -> int:
+        """Tokens from the root."""
+        return self.start + len(self.own)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return f"Branch({self.id}, {len(self)} tokens, {self.kv_length} in KV)"
+
+    @property
+    def running(self) -> bool:
+        return self.table is not None
+
+    @property
+    def parked(self) -> bool:
+        """Whether its KV was given up; `TreeCache.start` or `resume` finds again what is still cached."""
+        return self.cursor is None
+
+    def append(self, token: int) -> None:
+        """Add a token to the record; its KV is not there yet."""
+        self.own.append(token)
+
+    def extend(self, tokens: Iterable[int]) -> None:
+        self.own.extend(tokens)
+
+    def tokens(self, first: int = 0, end: int | None = None) -> list[int]:
+        """A fresh list of the tokens at positions first..end-1, walking up as far as needed."""
+        end = len(self) if end is None else end
+        if first >= self.start:
+            return self.own[first - self.start : end - self.start]
+        parts: list[list[int]] = []
+        branch: Branch | None = self
+        while branch is not None and end > first:
+            if end > branch.start:
+                parts.append(branch.own[max(first - branch.start, 0) : end - branch.start])
+                end = branch.start
+            branch = branch.parent
+        return [token for part in reversed(parts) for token in part]
+
+    def subtree(self) -> list[Branch]:
+        """This branch and all its descendants, parents before children."""
+        found = [self]
+        for branch in found:
+            found.extend(branch.children.values())
+        return found
