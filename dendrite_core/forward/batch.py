@@ -1,0 +1,41 @@
+"""`ForwardBatch`: a `Batch` as tensors, built once per step from one buffer of integers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dendrite_core.batching.batch import Batch
+
+
+@dataclass(slots=True)
+class ForwardBatch:
+    """One step over R rows and T new tokens.
+
+    token_ids, positions, slots: int64 `[T]`. logits_at: int64 `[n]`, or None when every token's logits are
+    wanted in order, as in a decode step. `ints` is the batch it was made from.
+    """
+
+    token_ids: Tensor
+    positions: Tensor
+    slots: Tensor
+    logits_at: Tensor | None
+    ints: Batch
+
+    @classmethod
+    def build(cls, batch: Batch, device: torch.device) -> ForwardBatch:
+        total = len(batch.token_ids)
+        buffer = torch.tensor(batch.token_ids + batch.positions + batch.slots + batch.logits_at)
+        if device.type != "cpu":
+            buffer = buffer.to(device, non_blocking=True)
+        token_ids, positions, slots, logits_at = torch.split_with_sizes(
+            buffer, (total, total, total, len(batch.logits_at))
+        )
+        wants_all = batch.logits_at == list(range(total))
+        return cls(token_ids, positions, slots, None if wants_all else logits_at, batch)
+
+    @property
+    def tokens(self) -> int:
+        return len(self.ints.token_ids)

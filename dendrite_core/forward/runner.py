@@ -1,0 +1,67 @@
+"""Runs one batch: page copies, plan, decoder, and the logits that are wanted.
+
+Also where a device's store and attention are chosen, so that nothing above this package knows the device.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dendrite_core.batching.batch import Batch
+from dendrite_core.forward import kv_store
+from dendrite_core.forward.attention import AttentionBackend, AttentionShape, DenseAttention
+from dendrite_core.forward.batch import ForwardBatch
+from dendrite_core.forward.kv_store import KVStore
+from dendrite_core.models.loading import LoadedModel
+
+
+class Runner:
+    """A model, its KV and the attention over it, as one function from `Batch` to logits."""
+
+    def __init__(self, model: LoadedModel, store: KVStore, attention: AttentionBackend) -> None:
+        self.decoder = model.decoder
+        self.store = store
+        self.attention = attention
+
+    @torch.inference_mode()
+    def run(self, batch: Batch) -> Tensor:
+        """Float32 logits `[len(batch.logits_at), vocab]`."""
+        forward = ForwardBatch.build(batch, self.store.device)
+        self.store.copy_pages(batch.copies)
+        self.attention.plan(forward)
+        hidden = self.decoder(forward.token_ids, forward.positions, self.attention.attend)
+        if forward.logits_at is not None:
+            hidden = hidden.index_select(0, forward.logits_at)
+        return self.decoder.logits(hidden)
+
+
+def bytes_per_page(model: LoadedModel, page_size: int) -> int:
+    """Bytes of K and V that one page of this model takes."""
+    config = model.config
+    return kv_store.bytes_per_page(
+        config.num_layers, page_size, config.num_kv_heads, config.head_dim, model.decoder.dtype
+    )
+
+
+def build_runner(model: LoadedModel, num_pages: int, page_size: int, *, canaries: bool = False) -> Runner:
+    """The runner of a model on its own device, with KV for `num_pages` pages."""
+    config, decoder = model.config, model.decoder
+    store = KVStore(
+        config.num_layers,
+        num_pages,
+        page_size,
+        config.num_kv_heads,
+        config.head_dim,
+        decoder.dtype,
+        decoder.device,
+        canaries,
+    )
+    shape = AttentionShape(
+        config.num_heads,
+        config.num_kv_heads,
+        config.head_dim,
+        decoder.attention_scale,
+        tuple(decoder.layer_windows),
+    )
+    return Runner(model, store, DenseAttention(shape, store))
