@@ -2,11 +2,14 @@
 
 A branch is a record, not content: its past is its parent's tokens up to `start`, and its KV is a cursor
 into the radix tree plus at most one partly filled tail page. Only `TreeCache` moves the KV fields.
+`Records` keeps branches by id and knows which of them were used least recently.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Hashable, Iterable
+from operator import attrgetter
 
 from dendrite_core.cache.page_table import PageTable
 from dendrite_core.cache.radix import Node
@@ -91,6 +94,13 @@ class Branch:
         """Whether its KV was given up; `TreeCache.start` or `resume` finds again what is still cached."""
         return self.cursor is None
 
+    @property
+    def parkable(self) -> bool:
+        """Whether pages may be won by parking it."""
+        if self.cursor is None or self.running or self.pinned:
+            return False
+        return self.cursor.parent is not None or bool(self.tail)
+
     def append(self, token: int) -> None:
         """Add a token to the record; its KV is not there yet."""
         self.own.append(token)
@@ -118,3 +128,52 @@ class Branch:
         for branch in found:
             found.extend(branch.children.values())
         return found
+
+
+class Records:
+    """Branches by id. `expire_above` is the number of records from which on `expirable` is worth a look."""
+
+    __slots__ = ("_idle", "_limit", "by_id", "expire_above")
+
+    def __init__(self, limit: int) -> None:
+        assert limit > 0
+        self.by_id: dict[int, Branch] = {}
+        self.expire_above = limit
+        self._limit = limit
+        self._idle: deque[tuple[int, Branch]] = deque()
+
+    def forget(self, branch: Branch) -> None:
+        """Take a record out, with those ancestors that were only kept as the past of their children."""
+        del self.by_id[branch.id]
+        link: Branch | None = branch
+        while link is not None and not link.children and link.id not in self.by_id:
+            if link.parent is not None:
+                del link.parent.children[link.id]
+            link = link.parent
+
+    def expirable(self, used_since: int) -> list[Branch]:
+        """The excess over the limit and an eighth more of what nobody needs, least recently used first.
+
+        Spares records with children, and those used at or after the tick `used_since`.
+        """
+        idle = [b for b in self.by_id.values() if b.last_used < used_since and not b.children]
+        idle = [b for b in idle if not (b.running or b.pinned or b.holds)]
+        idle.sort(key=attrgetter("last_used"))
+        excess, slack = len(self.by_id) - self._limit, self._limit // 8
+        chosen = idle[: excess + slack]
+        # Where nothing may go, looking again at every fork would make forks slow.
+        self.expire_above = max(self._limit, len(self.by_id) - len(chosen) + slack)
+        return chosen
+
+    def next_parkable(self) -> Branch | None:
+        """The least recently used branch that holds KV and is neither running nor pinned."""
+        for _ in range(2):
+            while self._idle:
+                last_used, branch = self._idle.popleft()
+                if branch.last_used == last_used and branch.parkable and branch.id in self.by_id:
+                    return branch
+            # What became idle since the list was made is younger than all that was on it, so the list
+            # stays a true order until it is used up, and making it is paid for by the whole of it.
+            idle = sorted((b for b in self.by_id.values() if b.parkable), key=attrgetter("last_used"))
+            self._idle.extend((branch.last_used, branch) for branch in idle)
+        return None

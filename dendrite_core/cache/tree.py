@@ -8,12 +8,10 @@ and `Branch.append`, and `stop` at the end. Between steps, any branch may be for
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 
-from dendrite_core.cache.branch import Branch, Namespace
+from dendrite_core.cache.branch import Branch, Namespace, Records
 from dendrite_core.cache.page_table import PageTable
 from dendrite_core.cache.pages import PagePool, PendingCopies
 from dendrite_core.cache.radix import Node, RadixTree
@@ -51,17 +49,14 @@ class TreeCache:
 
     def __init__(self, num_pages: int, page_size: int = 16, max_branches: int = 1 << 16) -> None:
         assert page_size > 0
-        assert max_branches > 0
         self.page_size = page_size
-        self.max_branches = max_branches
         self.pool = PagePool(num_pages)
         self.tree = RadixTree(self.pool, page_size)
-        self.branches: dict[int, Branch] = {}
+        self.records = Records(max_branches)
+        self.branches = self.records.by_id
         self._refs = self.pool.refs
         self._clock = 0
-        self._idle: deque[tuple[int, Branch]] = deque()
         self.pending_copies = PendingCopies(self.pool)
-        self._expire_above = max_branches
         self._forks = self._joins = self._parked = 0
 
     # Branches come and go.
@@ -98,7 +93,7 @@ class TreeCache:
         branch.last_used = clock
         branch.children[clock] = self.branches[clock] = child
         self._forks += 1
-        if len(self.branches) > self._expire_above:
+        if len(self.branches) > self.records.expire_above:
             self._expire()
         return child
 
@@ -121,7 +116,7 @@ class TreeCache:
         branch.children.update(records)
         self.branches.update(records)
         self._forks += count
-        if len(self.branches) > self._expire_above:
+        if len(self.branches) > self.records.expire_above:
             self._expire(newest=count)
         return children
 
@@ -141,7 +136,7 @@ class TreeCache:
 
     def _register(self, branch: Branch) -> None:
         self.branches[branch.id] = branch
-        if len(self.branches) > self._expire_above:
+        if len(self.branches) > self.records.expire_above:
             self._expire()
 
     def lookup(self, id: int) -> Branch | None:
@@ -159,7 +154,7 @@ class TreeCache:
             # A parked branch's content is still cached; deleting the branch deletes that too.
             self._attach(branch, len(branch))
         self._leave(branch, discard=True)
-        self._forget(branch)
+        self.records.forget(branch)
         return self.pool.free - free
 
     def prune(self, branch: Branch) -> int:
@@ -170,26 +165,11 @@ class TreeCache:
                 freed += self.release(member)
         return freed
 
-    def _forget(self, branch: Branch) -> None:
-        """Take a record out, with those ancestors that were only kept as the past of their children."""
-        del self.branches[branch.id]
-        link: Branch | None = branch
-        while link is not None and not link.children and link.id not in self.branches:
-            if link.parent is not None:
-                del link.parent.children[link.id]
-            link = link.parent
-
     def _expire(self, newest: int = 1) -> None:
-        """Forget the least recently used eighth of what may go, sparing the newest records."""
-        before = self._clock - newest + 1
-        idle = [b for b in self.branches.values() if b.last_used < before and not b.children]
-        idle = [b for b in idle if not (b.running or b.pinned or b.holds)]
-        idle.sort(key=attrgetter("last_used"))
-        for branch in idle[: len(self.branches) - self.max_branches + self.max_branches // 8]:
+        """Forget what was used least recently, sparing the newest records; cached content stays."""
+        for branch in self.records.expirable(self._clock - newest + 1):
             self._leave(branch)
-            self._forget(branch)
-        # Where nothing may go, looking again at every fork would make forks slow.
-        self._expire_above = max(self.max_branches, len(self.branches) + self.max_branches // 8)
+            self.records.forget(branch)
 
     # A sequence runs on a branch.
 
@@ -320,11 +300,14 @@ class TreeCache:
         self._attach(branch, len(branch) - 1)
         return branch.kv_length
 
-    def drop(self, branch: Branch) -> None:
-        """Park a branch: its tokens stay, its KV becomes cached content that eviction may take."""
+    def drop(self, branch: Branch, discard: bool = False) -> None:
+        """Park a branch: its tokens stay, its KV becomes cached content that eviction may take.
+
+        With `discard`, pages that nothing else holds are freed at once instead.
+        """
         self.stop(branch)
         if branch.cursor is not None:
-            self._leave(branch)
+            self._leave(branch, discard)
             self._parked += 1
 
     def _attach(self, branch: Branch, limit: int) -> None:
@@ -397,29 +380,13 @@ class TreeCache:
         pool = self.pool
         while pool.free < count:
             self.tree.evict(count - pool.free)
-            if pool.free < count and not self._park_one():
+            if pool.free >= count:
+                break
+            idle = self.records.next_parkable()
+            if idle is None:
                 return False
+            self.drop(idle)
         return True
-
-    def _park_one(self) -> bool:
-        """Park the least recently used branch that is idle; whether there was one."""
-        for _ in range(2):
-            while self._idle:
-                last_used, branch = self._idle.popleft()
-                if branch.last_used == last_used and self._parkable(branch):
-                    self.drop(branch)
-                    return True
-            # What became idle since the list was made is younger than all that was on it, so the list
-            # stays a true order until it is used up, and making it is paid for by the whole of it.
-            idle = sorted(filter(self._parkable, self.branches.values()), key=attrgetter("last_used"))
-            self._idle.extend((branch.last_used, branch) for branch in idle)
-        return False
-
-    def _parkable(self, branch: Branch) -> bool:
-        cursor = branch.cursor
-        if cursor is None or branch.running or branch.pinned:
-            return False
-        return cursor.parent is not None or bool(branch.tail)
 
     def _touch(self, branch: Branch) -> None:
         self._clock += 1

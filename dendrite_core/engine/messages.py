@@ -38,13 +38,18 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """The request was admitted: its branches exist and can be named."""
+    """The prompt is computed and forked: the request's branches exist and can be named.
+
+    `cached_tokens` of the `prompt_tokens` were not computed for this request; `shared_tokens` are the
+    parent's. `fork_us` is how long making the children took, in microseconds.
+    """
 
     tree_id: str
     parent_id: str | None
     prompt_branch_id: str
     branch_ids: tuple[str, ...]
     prompt_tokens: int
+    cached_tokens: int
     shared_tokens: int
     fork_us: float
 
@@ -101,12 +106,16 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BranchInfo:
-    """A branch as shown to callers. Lengths are tokens; `own` excludes what it shares with its parent."""
+    """A branch as shown to callers. Lengths are tokens; `own` excludes what it shares with its parent.
+
+    `kind` is `prompt` (what a request added to its parent) or `completion` (what was generated after it).
+    """
 
     branch_id: str
     tree_id: str
     parent_id: str | None
     children: tuple[str, ...]
+    kind: str
     length: int
     own_tokens: int
     kv_tokens: int

@@ -1,0 +1,202 @@
+"""Continuous batching: which sequences run this step, with how many tokens each.
+
+Running sequences go first, oldest first; then waiting ones are admitted while rows, tokens and pages
+last. When pages run out the youngest running sequence is preempted: its KV is dropped, its tokens are
+kept, and it waits to be computed again. A request is never failed for lack of pages.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from operator import attrgetter
+
+from dendrite_core.batching.batch import Batch, Draw
+from dendrite_core.batching.sequence import Order, Sequence
+from dendrite_core.cache.page_table import adjacent_prefixes, spans, tree_order
+from dendrite_core.cache.tree import TreeCache
+from dendrite_core.config import ResolvedConfig
+
+by_order = attrgetter("order")
+
+
+@dataclass(slots=True)
+class Step:
+    """What one step computes: batch row i is `rows[i]` with `new[i]` new tokens.
+
+    `drawers` are the sequences whose logits are sampled, in the order of `batch.draws`; a prompt with n
+    children owns n consecutive draws.
+    """
+
+    batch: Batch
+    rows: list[Sequence]
+    new: list[int]
+    drawers: list[Sequence]
+
+
+class Scheduler:
+    """Owns the waiting queue and the running sequences, which are kept in tree order."""
+
+    def __init__(self, cache: TreeCache, config: ResolvedConfig) -> None:
+        self.cache = cache
+        self.max_rows = config.max_rows
+        self.max_tokens = config.max_batch_tokens
+        self.page_size = config.page_size
+        self.running: list[Sequence] = []
+        self.preemptions = 0
+        self.prefill_tokens = 0
+        self._waiting: list[tuple[Order, Sequence]] = []
+        self._topology = 0
+        self._versions = 0
+        self._lcp: list[int] = []
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.running or self._waiting)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence; it runs as soon as there is room."""
+        heapq.heappush(self._waiting, (sequence.order, sequence))
+
+    def remove(self, sequence: Sequence) -> None:
+        """Take a finished or aborted sequence out, wherever it is. Its branch keeps its KV."""
+        if sequence.running:
+            self._stop(sequence)
+        else:
+            self._waiting = [entry for entry in self._waiting if entry[1] is not sequence]
+            heapq.heapify(self._waiting)
+
+    def schedule(self) -> Step | None:
+        """The next step, or None when there is nothing to run."""
+        granted = self._grant_running()
+        self._admit(granted)
+        return self._build(granted) if granted else None
+
+    def commit(self, step: Step) -> None:
+        """Take note that the step's KV is written."""
+        for sequence, new in zip(step.rows, step.new, strict=True):
+            self.cache.advance(sequence.branch, new)
+
+    def _grant_running(self) -> dict[Sequence, int]:
+        granted: dict[Sequence, int] = {}
+        budget = self.max_tokens
+        for sequence in sorted(self.running, key=by_order):
+            if not sequence.running or budget == 0:
+                continue
+            new = min(sequence.pending, budget)
+            if self._make_room(sequence, new, granted):
+                granted[sequence] = new
+                budget -= new
+        return granted
+
+    def _make_room(self, sequence: Sequence, new: int, granted: dict[Sequence, int]) -> bool:
+        """Reserve pages for `new` tokens, preempting the youngest as needed; False if that was this one."""
+        while not self.cache.reserve(sequence.branch, new):
+            victim = max(self.running, key=by_order)
+            granted.pop(victim, None)
+            self._preempt(victim)
+            if victim is sequence:
+                return False
+        return True
+
+    def _preempt(self, victim: Sequence) -> None:
+        self._stop(victim)
+        self.cache.drop(victim.branch)
+        self.preemptions += 1
+        self.add(victim)
+
+    def _stop(self, sequence: Sequence) -> None:
+        sequence.table = None
+        self.cache.stop(sequence.branch)
+        self.running.remove(sequence)
+        self._versions = -1
+
+    def _admit(self, granted: dict[Sequence, int]) -> None:
+        budget = self.max_tokens - sum(granted.values())
+        while self._waiting and budget > 0 and len(self.running) < self.max_rows:
+            sequence = self._waiting[0][1]
+            table = self.cache.start(sequence.branch)
+            new = min(sequence.pending, budget)
+            if not self.cache.reserve(sequence.branch, new):
+                self.cache.stop(sequence.branch)
+                return
+            heapq.heappop(self._waiting)
+            sequence.table = table
+            if sequence.cached is None:
+                sequence.cached = sequence.branch.kv_length
+            self.running.append(sequence)
+            self._versions = -1
+            granted[sequence] = new
+            budget -= new
+
+    def _build(self, granted: dict[Sequence, int]) -> Step:
+        self._sort()
+        rows = [sequence for sequence in self.running if sequence in granted]
+        batch = Batch(
+            token_ids=[],
+            positions=[],
+            slots=[],
+            row_starts=[0],
+            kv_lengths=[],
+            page_tables=[],
+            spans=[],
+            copies=self.cache.take_copies(),
+            logits_at=[],
+        )
+        step = Step(batch, rows, [granted[sequence] for sequence in rows], [])
+        for sequence, new in zip(rows, step.new, strict=True):
+            self._add_row(step, sequence, new)
+        whole = len(rows) == len(self.running)
+        batch.spans = spans(batch.page_tables, self._lcp if whole else None)
+        self._topology += not whole
+        batch.topology = self._topology
+        return step
+
+    def _add_row(self, step: Step, sequence: Sequence, new: int) -> None:
+        batch, branch, table, size = step.batch, sequence.branch, sequence.table, self.page_size
+        assert table is not None
+        begin = branch.kv_length
+        end = begin + new
+        pages = table.pages
+        batch.token_ids += branch.tokens(begin, end)
+        if new == 1:
+            batch.positions.append(begin)
+            batch.slots.append(pages[begin // size] * size + begin % size)
+        else:
+            batch.positions += range(begin, end)
+            batch.slots += [pages[p // size] * size + p % size for p in range(begin, end)]
+        batch.row_starts.append(len(batch.token_ids))
+        batch.kv_lengths.append(end)
+        batch.page_tables.append(pages)
+        if sequence.is_prompt or new > 1:
+            self.prefill_tokens += new
+        if end == len(branch):
+            self._add_draws(step, sequence)
+
+    def _add_draws(self, step: Step, sequence: Sequence) -> None:
+        batch, params, length = step.batch, sequence.params, len(sequence.branch)
+        row = len(batch.logits_at)
+        batch.logits_at.append(len(batch.token_ids) - 1)
+        step.drawers.append(sequence)
+        split = sequence.prompt_length
+        banned = sequence.end_ids if length < split + params.min_tokens else ()
+        prompt, output = sequence.history[:split], sequence.history[split:]
+        for stream in range(sequence.stream, sequence.stream + max(1, sequence.children)):
+            draw = Draw(row, params, sequence.seed, stream, length, prompt, output, banned)
+            batch.draws.append(draw)
+
+    def _sort(self) -> None:
+        """Rows in tree order; redone only when the set of rows or the past of a page table has changed."""
+        tables = [sequence.table for sequence in self.running if sequence.table is not None]
+        versions = sum(table.version for table in tables)
+        if versions == self._versions:
+            return
+        order = tree_order([table.pages for table in tables])
+        self.running = [self.running[i] for i in order]
+        self._lcp = adjacent_prefixes([tables[i].pages for i in order])
+        self._versions = versions
+        self._topology += 1

@@ -1,0 +1,105 @@
+"""From an `EngineConfig` to the parts of a running engine: model, KV store, cache, loop.
+
+The one place where the torch-free half and the arithmetic half are put together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from dendrite_core.batching.scheduler import Scheduler
+from dendrite_core.cache.tree import TreeCache
+from dendrite_core.config import EngineConfig, Facts, ResolvedConfig, resolve
+from dendrite_core.engine.branches import BranchBook
+from dendrite_core.engine.loop import EngineLoop
+from dendrite_core.errors import RequestError
+from dendrite_core.forward.attention import AttentionShape
+from dendrite_core.forward.attention_torch import TorchAttention
+from dendrite_core.forward.kv_store import KVStore, bytes_per_page
+from dendrite_core.forward.runner import Runner
+from dendrite_core.models.loading import LoadedModel, load_model
+from dendrite_core.sampling.sampler import Sampler
+from dendrite_core.text.chat_template import ChatTemplate
+from dendrite_core.text.tokenizer import Tokenizer
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What an `Engine` is made of."""
+
+    config: ResolvedConfig
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate | None
+    loop: EngineLoop
+
+
+def assemble(asked: EngineConfig) -> Parts:
+    """Load, measure, resolve, build. Raises `ModelLoadError`, `RequestError`."""
+    if asked.threads is not None:
+        torch.set_num_threads(asked.threads)
+    device = asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = _dtype(asked.dtype, device)
+    model = load_model(asked.model, dtype, device, max_length=asked.max_model_len)
+    config = resolve(asked, _facts(asked, model, dtype, device))
+    tokenizer = Tokenizer.from_pretrained(model.folder)
+    cache = TreeCache(config.num_pages, config.page_size, config.max_branches)
+    loop = EngineLoop(
+        BranchBook(cache, tokenizer, config),
+        Scheduler(cache, config),
+        _runner(model, config, dtype, device),
+        Sampler(config.vocab_size, device),
+    )
+    return Parts(config, tokenizer, ChatTemplate.from_pretrained(model.folder), loop)
+
+
+def _dtype(asked: str | None, device: str) -> torch.dtype:
+    name = asked or ("float32" if device == "cpu" else "bfloat16")
+    if name not in DTYPES:
+        raise RequestError(f"dtype must be one of {', '.join(DTYPES)}, got {name!r}", param="dtype")
+    return DTYPES[name]
+
+
+def _facts(asked: EngineConfig, model: LoadedModel, dtype: torch.dtype, device: str) -> Facts:
+    shape = model.config
+    free = None
+    if device != "cpu":
+        available, total = torch.cuda.mem_get_info(device)
+        free = available - int(total * (1.0 - asked.gpu_memory_utilization))
+    return Facts(
+        device=device,
+        dtype=str(dtype).removeprefix("torch."),
+        decoder=model.source,
+        vocab_size=shape.vocab_size,
+        max_position=shape.max_position,
+        bytes_per_page=bytes_per_page(
+            shape.num_layers, asked.page_size, shape.num_kv_heads, shape.head_dim, _kv_dtype(dtype, device)
+        ),
+        free_bytes=free,
+    )
+
+
+def _kv_dtype(dtype: torch.dtype, device: str) -> torch.dtype:
+    # On a CPU float16 is a format of weights only: activations and KV stay float32.
+    return torch.float32 if device == "cpu" and dtype == torch.float16 else dtype
+
+
+def _runner(model: LoadedModel, config: ResolvedConfig, dtype: torch.dtype, device: str) -> Runner:
+    shape = model.config
+    store = KVStore(
+        shape.num_layers,
+        config.num_pages,
+        config.page_size,
+        shape.num_kv_heads,
+        shape.head_dim,
+        _kv_dtype(dtype, device),
+        device,
+        canaries=config.canaries,
+    )
+    attention = AttentionShape(
+        shape.num_heads, shape.num_kv_heads, shape.head_dim, shape.attention_scale, shape.layer_windows
+    )
+    return Runner(model, store, TorchAttention(attention, store))

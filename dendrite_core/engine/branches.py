@@ -1,0 +1,265 @@
+"""`BranchBook`: branches under the names callers know them by, and how requests become branches.
+
+A request makes one *prompt branch* (its parent's child, or a root) and, once that is computed, `n`
+children of it. Names carry a random part per engine, so a name from an earlier run is not found rather
+than found wrong.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from dendrite_core.batching.sequence import Sequence
+from dendrite_core.cache.branch import Branch
+from dendrite_core.cache.tree import TreeCache
+from dendrite_core.config import ResolvedConfig
+from dendrite_core.engine.job import Job
+from dendrite_core.engine.messages import BranchInfo, Request, Started
+from dendrite_core.engine.output import Choice
+from dendrite_core.engine.stream import Stream
+from dendrite_core.errors import BranchNotFound, ContextLengthExceeded, RequestError
+from dendrite_core.text.tokenizer import Tokenizer
+
+
+@dataclass(slots=True)
+class Record:
+    """What the engine knows of a branch beyond its tokens. `completion` is where its own output begins."""
+
+    completion: int
+    finish_reason: str | None = None
+    sequence: Sequence | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+class BranchBook:
+    """Names, records and the making of branches; lives on the engine's thread."""
+
+    def __init__(self, cache: TreeCache, tokenizer: Tokenizer, config: ResolvedConfig) -> None:
+        self.cache = cache
+        self.tokenizer = tokenizer
+        self.config = config
+        self._boot = secrets.token_hex(3)
+
+    # Names.
+
+    def name(self, branch: Branch) -> str:
+        return f"branch_{self._boot}{branch.id:x}"
+
+    def tree_name(self, branch: Branch) -> str:
+        return f"tree_{self._boot}{_root(branch).id:x}"
+
+    def find(self, name: str, param: str = "parent_id") -> Branch:
+        """The branch of that name. Raises `BranchNotFound`."""
+        branch = self._lookup(name, "branch_")
+        if branch is None:
+            raise BranchNotFound(f"no branch '{name}' on this server", param=param)
+        return branch
+
+    def _lookup(self, name: str, prefix: str) -> Branch | None:
+        head = prefix + self._boot
+        try:
+            return self.cache.lookup(int(name[len(head) :], 16)) if name.startswith(head) else None
+        except ValueError:
+            return None
+
+    # From a request to branches.
+
+    def open(self, stream: Stream, arrival: int, seed: int) -> Job:
+        """The job of a request, its prompt branch ready to be scheduled. Raises `RequestError`."""
+        request = stream.request
+        branch, shared = self._prompt_branch(request)
+        limit = self._limit(request, len(branch), branch)
+        choices = [
+            Choice(index, request.params, self.tokenizer, self.tokenizer.eos_ids, limit)
+            for index in range(request.n)
+        ]
+        job = Job(stream, choices, shared)
+        job.prompt = self._sequence(job, branch, (request.priority, arrival, 0), seed, request.n)
+        return job
+
+    def _prompt_branch(self, request: Request) -> tuple[Branch, int]:
+        if request.parent_id is None:
+            if not request.prompt:
+                raise RequestError("the prompt is empty", param="prompt")
+            branch = self.cache.open(request.prompt, request.namespace)
+            shared = 0
+        else:
+            parent = self.find(request.parent_id)
+            shared = self._fork_point(parent, request.parent_offset, continues=not request.prompt)
+            branch = self.cache.fork(parent, shared)
+            branch.extend(self._after_parent(branch, request))
+        self._hold(branch, Record(completion=len(branch)))
+        return branch, shared
+
+    def _fork_point(self, parent: Branch, offset: int | None, *, continues: bool) -> int:
+        """How many of the parent's tokens are kept; a text that goes on does so before its end token."""
+        end = len(parent)
+        if offset is not None:
+            completion = self._record(parent).completion
+            if not 0 <= offset <= end - completion:
+                raise RequestError(
+                    f"parent_offset must be in [0, {end - completion}], the parent's own completion tokens",
+                    param="parent_offset",
+                )
+            return completion + offset
+        if continues and end > 1 and parent.tokens(end - 1)[0] in self.tokenizer.eos_ids:
+            return end - 1
+        return end
+
+    def _after_parent(self, branch: Branch, request: Request) -> tuple[int, ...]:
+        if not request.prompt or not request.joint:
+            return request.prompt
+        tail = branch.tokens(max(0, len(branch) - len(request.joint)))
+        return request.prompt if tuple(tail) == request.joint else request.joint + request.prompt
+
+    def _limit(self, request: Request, length: int, branch: Branch) -> int:
+        """How many tokens each child may generate. Raises `ContextLengthExceeded`."""
+        context, wanted = self.config.max_model_len, request.params.max_tokens
+        if length + (wanted or 1) <= context:
+            return wanted or context - length
+        self._unhold(branch)
+        self.cache.release(branch)
+        asked = f" and {wanted} completion tokens" if wanted else ""
+        raise ContextLengthExceeded(
+            f"this model's context is {context} tokens; the request has {length} prompt tokens{asked}",
+            param="max_tokens" if wanted and length < context else "messages",
+        )
+
+    def _sequence(
+        self, job: Job, branch: Branch, order: tuple[int, int, int], seed: int, children: int
+    ) -> Sequence:
+        params = job.stream.request.params
+        sequence = Sequence(
+            branch,
+            params=params,
+            seed=seed,
+            order=order,
+            end_ids=self.tokenizer.eos_ids + params.stop_token_ids,
+            owner=job,
+            prompt_length=len(branch),
+            stream=order[2],
+            children=children,
+        )
+        self._record(branch).sequence = sequence
+        return sequence
+
+    def fork_children(self, job: Job) -> Started:
+        """Give the computed prompt its children: one call into the tree, whatever the prompt's length."""
+        prompt, request = job.prompt, job.stream.request
+        begin = time.perf_counter_ns()
+        branches = self.cache.fork_many(prompt.branch, request.n)
+        fork_us = (time.perf_counter_ns() - begin) / 1e3
+        priority, arrival, _ = prompt.order
+        for index, branch in enumerate(branches):
+            self._hold(branch, Record(completion=len(branch)))
+            job.children.append(self._sequence(job, branch, (priority, arrival, index), prompt.seed, 0))
+        self.end(prompt, None)
+        parent = prompt.branch.parent
+        job.started = Started(
+            tree_id=self.tree_name(prompt.branch),
+            parent_id=self.name(parent) if parent is not None else None,
+            prompt_branch_id=self.name(prompt.branch),
+            branch_ids=tuple(map(self.name, branches)),
+            prompt_tokens=prompt.prompt_length,
+            cached_tokens=prompt.cached or 0,
+            shared_tokens=job.shared_tokens,
+            fork_us=fork_us,
+        )
+        return job.started
+
+    def end(self, sequence: Sequence, finish_reason: str | None) -> None:
+        """A sequence is over; its branch stays, idle."""
+        record = self._record(sequence.branch)
+        record.sequence = None
+        record.finish_reason = finish_reason
+        self._unhold(sequence.branch)
+
+    # What callers may ask of branches.
+
+    def fork(self, name: str, count: int, offset: int | None) -> list[str]:
+        """Idle children of a branch. Raises `BranchNotFound`, `RequestError`."""
+        parent = self.find(name, "branch_id")
+        at = self._fork_point(parent, offset, continues=False)
+        children = [self.cache.fork(parent, at) for _ in range(count)]
+        for child in children:
+            child.record = Record(completion=len(child))
+        return [self.name(child) for child in children]
+
+    def describe(self, name: str) -> BranchInfo:
+        """One branch as callers see it. Raises `BranchNotFound`."""
+        return self._info(self.find(name, "branch_id"))
+
+    def describe_tree(self, name: str) -> list[BranchInfo]:
+        """All branches of a tree, parents before children. Raises `BranchNotFound`."""
+        root = self._lookup(name, "tree_")
+        if root is None or root.parent is not None:
+            raise BranchNotFound(f"no tree '{name}' on this server", param="tree_id")
+        return [self._info(branch) for branch in root.subtree() if self.cache.lookup(branch.id)]
+
+    def subtree(self, name: str, prune: bool) -> list[Branch]:
+        """The branches a release of `name` takes, descendants last. Raises `BranchNotFound`."""
+        branch = self.find(name, "branch_id")
+        members = branch.subtree() if prune else [branch]
+        return [member for member in members if self.cache.lookup(member.id)]
+
+    def running(self, branch: Branch) -> Sequence | None:
+        """The sequence that computes a branch, if one does."""
+        return self._record(branch).sequence
+
+    def release(self, members: list[Branch]) -> list[str]:
+        """Forget idle branches, the last ones first, and free their pages at once.
+
+        A prompt branch whose last child goes keeps its tokens, so more siblings can still be asked for,
+        but not its pages.
+        """
+        names = [self.name(branch) for branch in members]
+        for branch in reversed(members):
+            parent = branch.parent
+            self.cache.release(branch)
+            if parent is not None and not parent.children and self.is_prompt(parent):
+                self.cache.drop(parent, discard=True)
+        return names
+
+    def is_prompt(self, branch: Branch) -> bool:
+        """Whether a branch is what a request added to its parent, rather than what was generated."""
+        return self._record(branch).completion > branch.start
+
+    def _info(self, branch: Branch) -> BranchInfo:
+        record = self._record(branch)
+        is_prompt = self.is_prompt(branch)
+        return BranchInfo(
+            branch_id=self.name(branch),
+            tree_id=self.tree_name(branch),
+            parent_id=self.name(branch.parent) if branch.parent is not None else None,
+            children=tuple(self.name(child) for child in branch.children.values()),
+            kind="prompt" if is_prompt else "completion",
+            length=len(branch),
+            own_tokens=len(branch.own),
+            kv_tokens=branch.kv_length,
+            running=record.sequence is not None,
+            finish_reason=record.finish_reason,
+            text=self.tokenizer.decode(branch.own, skip_special_tokens=not is_prompt),
+            metadata=dict(record.metadata),
+        )
+
+    def _record(self, branch: Branch) -> Record:
+        """Also of a released branch that lives on as the past of its children."""
+        record = branch.record
+        assert isinstance(record, Record)
+        return record
+
+    def _hold(self, branch: Branch, record: Record) -> None:
+        branch.record = record
+        branch.holds += 1
+
+    def _unhold(self, branch: Branch) -> None:
+        branch.holds -= 1
+
+
+def _root(branch: Branch) -> Branch:
+    while branch.parent is not None:
+        branch = branch.parent
+    return branch

@@ -1,0 +1,237 @@
+"""`Engine`: a model, its tree of KV, and the thread that runs them, behind a few verbs.
+
+Verbs (`submit`, `abort`, `fork`, `release`, `describe`, `close`) are safe from any thread and only send
+messages; the answers come through a `Stream` or a `Future`. `generate` and `agenerate` are `submit` for
+people who want the whole completion.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from dendrite_core.config import EngineConfig, ResolvedConfig
+from dendrite_core.engine.assemble import Parts, assemble
+from dendrite_core.engine.completion import Completion, collect
+from dendrite_core.engine.loop import Command
+from dendrite_core.engine.messages import BranchInfo, EngineStats, Request
+from dendrite_core.engine.stream import Stream
+from dendrite_core.errors import EngineClosed, QueueFull, RequestError
+from dendrite_core.params import SamplingParams
+from dendrite_core.text.chat_template import ChatTemplate
+from dendrite_core.text.tokenizer import Tokenizer
+
+log = logging.getLogger("dendrite.engine")
+
+Message = Mapping[str, Any]
+
+
+class Engine:
+    """An inference engine whose KV cache is a tree.
+
+    >>> engine = Engine.from_pretrained("path/or/hub-id")
+    >>> first = engine.generate("Once upon a time", SamplingParams(max_tokens=16))
+    >>> more = engine.generate("", SamplingParams(max_tokens=16), parent_id=first.branch_id, n=4)
+
+    Raises `ModelLoadError` when the model cannot be served.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        parts: Parts = assemble(config)
+        self.config: ResolvedConfig = parts.config
+        self.tokenizer: Tokenizer = parts.tokenizer
+        self.chat_template: ChatTemplate | None = parts.chat_template
+        self._loop = parts.loop
+        self._open: set[Stream] = set()
+        self._closing = False
+        self._idle = threading.Condition()
+        self._ids = itertools.count(1)
+        self._thread = threading.Thread(target=self._loop.run, name="dendrite-engine", daemon=True)
+        self._thread.start()
+        log.info("ready: %s", self.config.summary())
+
+    @classmethod
+    def from_pretrained(cls, model: str, **settings: Any) -> Engine:
+        """An engine for a folder, a hub id or `shape:NAME`; `settings` are fields of `EngineConfig`."""
+        return cls(EngineConfig(model=model, **settings))
+
+    # Verbs.
+
+    def submit(self, request: Request) -> Stream:
+        """Queue a request; read its `Stream`. Raises `QueueFull`, `EngineClosed`, `RequestError`."""
+        self._check(request)
+        stream = Stream(request, self.abort, self._forget)
+        with self._idle:
+            if self._closing:
+                raise EngineClosed("the server is shutting down and takes no new requests")
+            if len(self._open) >= self.config.max_waiting + self.config.max_rows:
+                raise QueueFull(f"{len(self._open)} requests are in flight; try again shortly")
+            self._open.add(stream)
+        self._loop.inbox.put(stream)
+        return stream
+
+    def abort(self, stream: Stream) -> Future[None]:
+        """Stop a request; what it generated stays in the tree."""
+        return self._call("abort", stream)
+
+    def fork(self, branch_id: str, count: int = 1, *, offset: int | None = None) -> Future[list[str]]:
+        """Idle children of a branch, in O(1) each; `offset` as `Request.parent_offset`."""
+        return self._call("fork", branch_id, count, offset)
+
+    def release(self, branch_id: str, *, prune: bool = True) -> Future[list[str]]:
+        """Forget a branch (with all below it) and free its pages; the ids that are gone."""
+        return self._call("release", branch_id, prune)
+
+    def describe(self, branch_id: str) -> Future[BranchInfo]:
+        """A branch: its place in the tree, its tokens, its text."""
+        return self._call("describe", branch_id)
+
+    def describe_tree(self, tree_id: str) -> Future[list[BranchInfo]]:
+        """All branches of a tree, parents before children."""
+        return self._call("describe_tree", tree_id)
+
+    def stats(self) -> Future[EngineStats]:
+        """Counters and gauges."""
+        return self._call("stats")
+
+    @property
+    def in_flight(self) -> int:
+        """Requests submitted and not yet ended."""
+        return len(self._open)
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Take no new requests and wait for those in flight; whether all ended in time (seconds)."""
+        with self._idle:
+            self._closing = True
+            return self._idle.wait_for(lambda: not self._open, timeout)
+
+    def close(self) -> None:
+        """End everything at once and stop the thread. May be repeated."""
+        self._closing = True
+        self._loop.inbox.put(None)
+        self._thread.join()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Whole completions.
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        n: int = 1,
+        parent_id: str | None = None,
+        parent_offset: int | None = None,
+    ) -> Completion:
+        """Complete a prompt (text or token ids), or go on from a branch; blocks until all is there."""
+        request = self._request(prompt, params, n, parent_id, parent_offset)
+        stream = self.submit(request)
+        return collect(stream.wait_started(), n, stream)
+
+    async def agenerate(
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        n: int = 1,
+        parent_id: str | None = None,
+        parent_offset: int | None = None,
+    ) -> Completion:
+        """As `generate`, in an event loop."""
+        stream = self.submit(self._request(prompt, params, n, parent_id, parent_offset))
+        started = await stream.started()
+        return collect(started, n, [progress async for progress in stream])
+
+    def chat(
+        self, messages: Iterable[Message], params: SamplingParams | None = None, *, n: int = 1, **parent: Any
+    ) -> Completion:
+        """Complete a conversation; with `parent_id`, `messages` are only those since that branch."""
+        stream = self.submit(self.chat_request(list(messages), params or SamplingParams(), n=n, **parent))
+        return collect(stream.wait_started(), n, stream)
+
+    def chat_request(
+        self,
+        messages: list[Message],
+        params: SamplingParams,
+        *,
+        n: int = 1,
+        parent_id: str | None = None,
+        parent_offset: int | None = None,
+        **template: Any,
+    ) -> Request:
+        """The request of a conversation, through the model's chat template."""
+        prompt, joint = self.encode_chat(messages, continues=parent_id is not None, **template)
+        return Request(
+            request_id=f"request_{next(self._ids)}",
+            prompt=prompt,
+            joint=joint,
+            params=params,
+            n=n,
+            parent_id=parent_id,
+            parent_offset=parent_offset,
+        )
+
+    def encode_chat(
+        self, messages: list[Message], *, continues: bool, **template: Any
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """(prompt, joint) token ids of messages: a whole conversation, or what follows a branch."""
+        if self.chat_template is None:
+            raise RequestError("this model has no chat template; use completions", param="messages")
+        if continues and not messages:
+            return (), ()
+        if continues:
+            joint, text = self.chat_template.render_after(messages, **template)
+            return tuple(self.tokenizer.encode(text, special=True)), tuple(
+                self.tokenizer.encode(joint, special=True)
+            )
+        text = self.chat_template.render(messages, **template)
+        return tuple(self.tokenizer.encode(text, special=True)), ()
+
+    def _request(
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams | None,
+        n: int,
+        parent_id: str | None,
+        parent_offset: int | None,
+    ) -> Request:
+        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        return Request(
+            request_id=f"request_{next(self._ids)}",
+            prompt=tuple(ids),
+            params=params or SamplingParams(),
+            n=n,
+            parent_id=parent_id,
+            parent_offset=parent_offset,
+        )
+
+    def _check(self, request: Request) -> None:
+        if not 1 <= request.n <= self.config.max_children:
+            raise RequestError(f"n must be in [1, {self.config.max_children}], got {request.n}", param="n")
+        vocab = self.config.vocab_size
+        if request.prompt and not (min(request.prompt) >= 0 and max(request.prompt) < vocab):
+            raise RequestError(f"token ids must be in [0, {vocab})", param="prompt")
+        if any(token >= vocab for token in request.params.logit_bias):
+            raise RequestError(f"logit_bias keys must be token ids below {vocab}", param="logit_bias")
+
+    def _call(self, verb: str, *arguments: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        if not self._thread.is_alive():
+            future.set_exception(EngineClosed("the engine is closed"))
+        else:
+            self._loop.inbox.put(Command(verb, arguments, future))
+        return future
+
+    def _forget(self, stream: Stream) -> None:
+        with self._idle:
+            self._open.discard(stream)
+            self._idle.notify_all()

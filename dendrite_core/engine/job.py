@@ -1,0 +1,45 @@
+"""`Job`: one request in flight, from its prompt's sequence to the last of its children.
+
+The loop moves it along; here is only what belongs together: who reads it, what runs for it, what is
+still to be said, and what it has used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dendrite_core.batching.sequence import Sequence
+from dendrite_core.engine.messages import ChoiceDelta, Started, Usage
+from dendrite_core.engine.output import Choice
+from dendrite_core.engine.stream import Stream
+
+
+class Job:
+    """A request being served. `live` counts choices that have not ended; `news` is not yet reported."""
+
+    __slots__ = ("children", "choices", "live", "news", "prompt", "shared_tokens", "started", "stream")
+
+    def __init__(self, stream: Stream, choices: list[Choice], shared_tokens: int) -> None:
+        self.stream = stream
+        self.choices = choices
+        self.shared_tokens = shared_tokens
+        self.live = len(choices)
+        self.news: list[ChoiceDelta] = []
+        self.children: list[Sequence] = []
+        self.started: Started | None = None
+        self.prompt: Sequence
+
+    def unfinished(self) -> Iterator[Sequence]:
+        """The sequences that still run or wait for this request."""
+        if self.started is None:
+            yield self.prompt
+        for child in self.children:
+            if self.choices[child.stream].finish_reason is None:
+                yield child
+
+    def usage(self) -> Usage:
+        return Usage(
+            prompt_tokens=self.prompt.prompt_length,
+            cached_tokens=self.prompt.cached or 0,
+            completion_tokens=sum(choice.length for choice in self.choices),
+        )

@@ -1,0 +1,264 @@
+"""The engine's one thread: `step()` drains the inbox, schedules, runs, samples and emits.
+
+Only this thread touches the cache, the scheduler and the model. What callers want done arrives as a
+`Request` or as a named command; a fault of one sequence ends that sequence and never unwinds the loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import secrets
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from dendrite_core.batching.scheduler import Scheduler, Step
+from dendrite_core.batching.sequence import Sequence
+from dendrite_core.cache.branch import Branch
+from dendrite_core.engine.branches import BranchBook
+from dendrite_core.engine.job import Job
+from dendrite_core.engine.messages import EngineStats, Progress, TokenLogprob
+from dendrite_core.engine.stream import Message, Stream, deliver
+from dendrite_core.errors import DendriteError, SequenceFailed
+from dendrite_core.forward.runner import Runner
+from dendrite_core.sampling.sampler import Sampled, Sampler
+
+log = logging.getLogger("dendrite.engine")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A verb to run on the engine's thread; its result or error goes into `future`."""
+
+    verb: str
+    arguments: tuple[Any, ...]
+    future: Future[Any]
+
+
+class EngineLoop:
+    """Owns what a step needs, and the jobs in flight."""
+
+    def __init__(self, book: BranchBook, scheduler: Scheduler, runner: Runner, sampler: Sampler) -> None:
+        self.book = book
+        self.scheduler = scheduler
+        self.runner = runner
+        self.sampler = sampler
+        self.inbox: queue.SimpleQueue[Stream | Command | None] = queue.SimpleQueue()
+        self.jobs: dict[Stream, Job] = {}
+        self.steps = 0
+        self._cached_tokens = 0
+        self._generated_tokens = 0
+        self._arrivals = 0
+        self._outbox: dict[Stream, list[Message]] = {}
+        self._stopping = False
+
+    def run(self) -> None:
+        """Step until told to stop; the body of the engine's thread."""
+        while not self._stopping:
+            self.step()
+        self._fail(list(self.jobs.values()), SequenceFailed("the engine was closed"))
+        self._deliver()
+
+    def step(self) -> None:
+        """One turn: take what callers sent, run one batch, tell callers what came of it."""
+        self._drain()
+        step = self.scheduler.schedule()
+        if step is not None:
+            self._run(step)
+        self._deliver()
+
+    def _drain(self) -> None:
+        """Everything in the inbox; waits for news when there is nothing to run."""
+        block = not self.scheduler.has_work
+        while True:
+            try:
+                item = self.inbox.get(block=block)
+            except queue.Empty:
+                return
+            block = False
+            if item is None:
+                self._stopping = True
+            elif isinstance(item, Stream):
+                self._guarded(item, self._start)
+            else:
+                self._obey(item)
+
+    def _start(self, stream: Stream) -> None:
+        self._arrivals += 1
+        seed = stream.request.params.seed
+        job = self.book.open(stream, self._arrivals, secrets.randbits(63) if seed is None else seed)
+        self.jobs[stream] = job
+        self.scheduler.add(job.prompt)
+
+    def _obey(self, command: Command) -> None:
+        verb: Callable[..., Any] = getattr(self, command.verb, None) or getattr(self.book, command.verb)
+        try:
+            command.future.set_result(verb(*command.arguments))
+        except Exception as error:
+            if not isinstance(error, DendriteError):
+                log.exception("command %s failed", command.verb)
+            command.future.set_exception(error)
+
+    def _run(self, step: Step) -> None:
+        try:
+            logits = self.runner.run(step.batch)
+            sampled = self.sampler.sample(logits, step.batch.draws)
+        except Exception as error:
+            log.exception("a step failed; its %d sequences end, the engine goes on", len(step.rows))
+            failure = SequenceFailed(f"the forward pass failed: {error}")
+            self._fail(_jobs_of(step.rows), failure)
+            return
+        self.steps += 1
+        self.scheduler.commit(step)
+        self._generated_tokens += len(sampled.token_ids)
+        self._emit(step, sampled)
+
+    def _emit(self, step: Step, sampled: Sampled) -> None:
+        """Give every drawn token to its branch and its reader; end what ended."""
+        drawn = 0
+        for sequence in step.drawers:
+            job = sequence.owner
+            assert isinstance(job, Job)
+            count = max(1, sequence.children)
+            tokens = sampled.token_ids[drawn : drawn + count]
+            logprobs = _wrap(tokens, sampled.logprobs[drawn : drawn + count])
+            drawn += count
+            if sequence.is_prompt:
+                self._fork(job, sequence)
+            targets = job.children if sequence.is_prompt else [sequence]
+            for child, token, logprob in zip(targets, tokens, logprobs, strict=True):
+                self._advance(job, child, token, logprob)
+        for job in {sequence.owner: None for sequence in step.drawers}:
+            assert isinstance(job, Job)
+            self._report(job)
+
+    def _fork(self, job: Job, prompt: Sequence) -> None:
+        """The prompt is computed: its branch goes idle and its children take their first tokens."""
+        self.scheduler.remove(prompt)
+        started = self.book.fork_children(job)
+        self._cached_tokens += started.cached_tokens
+        self._post(job.stream, started)
+
+    def _advance(self, job: Job, child: Sequence, token: int, logprob: TokenLogprob | None) -> None:
+        fresh = not child.running
+        child.append(token)
+        choice = job.choices[child.stream]
+        job.news.append(choice.push(token, logprob))
+        if choice.finish_reason is not None:
+            self._end(job, child)
+        elif fresh:
+            self.scheduler.add(child)
+
+    def _end(self, job: Job, child: Sequence) -> None:
+        self.scheduler.remove(child)
+        self.book.end(child, job.choices[child.stream].finish_reason)
+        job.live -= 1
+
+    def _report(self, job: Job) -> None:
+        usage = job.usage() if job.live == 0 else None
+        self._post(job.stream, Progress(tuple(job.news), usage))
+        job.news.clear()
+        if usage is not None:
+            del self.jobs[job.stream]
+
+    # Verbs of callers.
+
+    def abort(self, stream: Stream) -> None:
+        """Stop a request where it is; its branches stay, its reader gets what there was."""
+        job = self.jobs.get(stream)
+        if job is None:
+            return
+        if job.started is None:
+            self._fail([job], SequenceFailed("the request was aborted before its first token"))
+            return
+        for child in list(job.unfinished()):
+            self._abort_child(job, child)
+        self._report(job)
+
+    def release(self, name: str, prune: bool = True) -> list[str]:
+        """Free a branch (and, with `prune`, all below it), running or not; the names that are gone."""
+        members = self.book.subtree(name, prune)
+        for branch in members:
+            self._interrupt(branch)
+        return self.book.release(members)
+
+    def _interrupt(self, branch: Branch) -> None:
+        sequence = self.book.running(branch)
+        if sequence is None:
+            return
+        job = sequence.owner
+        assert isinstance(job, Job)
+        if job.started is None:
+            self._fail([job], SequenceFailed("the branch was released"))
+        else:
+            self._abort_child(job, sequence)
+            self._report(job)
+
+    def _abort_child(self, job: Job, child: Sequence) -> None:
+        job.news.append(job.choices[child.stream].abort())
+        self._end(job, child)
+
+    def _fail(self, jobs: Iterable[Job], error: Exception) -> None:
+        for job in jobs:
+            for sequence in list(job.unfinished()):
+                self.scheduler.remove(sequence)
+                self.book.end(sequence, "error")
+            del self.jobs[job.stream]
+            self._post(job.stream, error)
+
+    def stats(self) -> EngineStats:
+        """Counters and gauges now."""
+        cache, scheduler = self.book.cache.stats(), self.scheduler
+        return EngineStats(
+            pages_total=cache.pages_total,
+            pages_free=cache.pages_free,
+            pages_used=cache.pages_used,
+            pages_shared=cache.pages_shared,
+            pages_cached=cache.pages_cached,
+            page_size=scheduler.page_size,
+            running=len(scheduler.running),
+            waiting=scheduler.waiting,
+            branches=cache.branches,
+            forks=cache.forks,
+            cow_copies=cache.copies,
+            evictions=cache.evictions,
+            preemptions=scheduler.preemptions,
+            prefill_tokens=scheduler.prefill_tokens,
+            cached_tokens=self._cached_tokens,
+            generated_tokens=self._generated_tokens,
+            steps=self.steps,
+        )
+
+    def _guarded(self, stream: Stream, action: Callable[[Stream], None]) -> None:
+        try:
+            action(stream)
+        except DendriteError as error:
+            self._post(stream, error)
+        except Exception as error:
+            log.exception("request %s could not be started", stream.request.request_id)
+            self._post(stream, SequenceFailed(f"internal error: {error}"))
+
+    def _post(self, stream: Stream, message: Message) -> None:
+        self._outbox.setdefault(stream, []).append(message)
+        if isinstance(message, Exception) or (isinstance(message, Progress) and message.usage is not None):
+            stream.ended(stream)
+
+    def _deliver(self) -> None:
+        if self._outbox:
+            deliver(self._outbox)
+            self._outbox = {}
+
+
+def _jobs_of(rows: Iterable[Sequence]) -> list[Job]:
+    return [job for job in {sequence.owner: None for sequence in rows} if isinstance(job, Job)]
+
+
+def _wrap(
+    tokens: list[int], logprobs: list[tuple[float, list[tuple[int, float]]] | None]
+) -> list[TokenLogprob | None]:
+    return [
+        None if entry is None else TokenLogprob(token, entry[0], tuple(entry[1]))
+        for token, entry in zip(tokens, logprobs, strict=True)
+    ]
