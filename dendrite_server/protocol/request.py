@@ -1,0 +1,264 @@
+"""Request bodies into typed requests: every field is honoured, harmless, or refused by name.
+
+`HARMLESS` fields are checked for their type and change nothing about a result here; `UNSUPPORTED` ones
+are known and refused with a reason; whatever is left over is unknown and refused too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from dendrite_core.params import SamplingParams
+from dendrite_server.protocol.fields import (
+    Fields,
+    as_strings,
+    as_token_ids,
+    invalid,
+    missing,
+    unsupported,
+    wrong_type,
+)
+from dendrite_server.protocol.identity import as_branch_id
+from dendrite_server.protocol.messages import Message, final_text, parse_messages
+from dendrite_server.protocol.sampling import chat_logprobs, chat_max_tokens, legacy_logprobs, read_sampling
+from dendrite_server.protocol.tools import read_response_format, read_tools
+
+COMPLETION_MAX_TOKENS = 16
+
+HARMLESS: dict[str, Callable[[Fields, str], object]] = {
+    "metadata": Fields.object,
+    "prediction": Fields.object,
+    "prompt_cache_key": Fields.string,
+    "prompt_cache_options": Fields.object,
+    "prompt_cache_retention": Fields.string,
+    "safety_identifier": Fields.string,
+    "service_tier": Fields.string,
+    "store": Fields.boolean,
+    "user": Fields.string,
+}
+
+_TEXT_ONLY = "This server's models read and write text only."
+_CONSTRAINTS = "Constrained output is not available on this server yet."
+_BEAMS = "Beam search is not a sampling mode here: fork with 'n_branches' and keep the best."
+_EXTENSIONS = {
+    "allowed_token_ids": "Use 'logit_bias'.",
+    "bad_words": "Use 'logit_bias'.",
+    "chat_template": "The model's own chat template is used.",
+    "documents": "Put the documents into the messages.",
+    "early_stopping": _BEAMS,
+    "guided_choice": _CONSTRAINTS,
+    "guided_grammar": _CONSTRAINTS,
+    "guided_json": _CONSTRAINTS,
+    "guided_regex": _CONSTRAINTS,
+    "length_penalty": _BEAMS,
+    "prompt_logprobs": "Logprobs of the prompt are not computed here.",
+    "structured_outputs": _CONSTRAINTS,
+    "truncate_prompt_tokens": "Prompts are never cut; a prompt that is too long is refused.",
+    "use_beam_search": _BEAMS,
+}
+CHAT_UNSUPPORTED = {
+    **_EXTENSIONS,
+    "audio": _TEXT_ONLY,
+    "best_of": "Use 'n' with 'logprobs' and choose.",
+    "echo": "Only /v1/completions can echo its prompt.",
+    "function_call": "It is deprecated; use 'tools' and 'tool_choice'.",
+    "functions": "They are deprecated; use 'tools'.",
+    "moderation": "This server has no moderation model.",
+    "reasoning_effort": "This model has no reasoning effort to choose.",
+    "web_search_options": "This server does not search the web.",
+}
+COMPLETION_UNSUPPORTED = {
+    **_EXTENSIONS,
+    "best_of": "Use 'n' with 'logprobs' and choose.",
+    "suffix": "This model was not trained to fill in the middle.",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What this server can take: known once it is up."""
+
+    vocab_size: int
+    max_branches: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Common:
+    """What chat and completions ask alike. `parent_id` is a branch id; `model` None means the default."""
+
+    model: str | None
+    params: SamplingParams
+    n: int
+    parent_id: str | None
+    parent_offset: int | None
+    namespace: tuple[str, ...]
+    priority: int
+    return_token_ids: bool
+    stream: bool
+    include_usage: bool
+    continuous_usage: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest(Common):
+    messages: tuple[Message, ...]
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionRequest(Common):
+    """`prompts` are texts or token ids; choices come prompt by prompt."""
+
+    prompts: tuple[str | tuple[int, ...], ...]
+    echo: bool
+
+
+def parse_chat(data: dict[str, Any], limits: Limits) -> ChatRequest:
+    fields = Fields(data)
+    fields.refuse(CHAT_UNSUPPORTED)
+    fields.require("messages")
+    messages = parse_messages(fields.array("messages") or [])
+    if not messages and not fields.has("parent_id"):
+        raise invalid("messages", "it may only be empty to continue a 'parent_id'.")
+    continues = fields.boolean("continue_final_message", False)
+    opens_turn = fields.boolean("add_generation_prompt", not continues)
+    if continues:
+        _check_continuation(messages, opens_turn)
+    read_tools(fields)
+    read_response_format(fields)
+    _read_defaults(fields)
+    template_kwargs = fields.take("chat_template_kwargs") or {}
+    if not isinstance(template_kwargs, dict):
+        raise wrong_type("chat_template_kwargs", "an object", template_kwargs)
+    params = read_sampling(
+        fields,
+        max_tokens=chat_max_tokens(fields),
+        logprobs=chat_logprobs(fields),
+        vocab_size=limits.vocab_size,
+    )
+    return ChatRequest(
+        **_common(fields, params, limits),
+        messages=messages,
+        add_generation_prompt=opens_turn,
+        continue_final_message=continues,
+        template_kwargs=template_kwargs,
+    )
+
+
+def parse_completion(data: dict[str, Any], limits: Limits) -> CompletionRequest:
+    fields = Fields(data)
+    fields.refuse(COMPLETION_UNSUPPORTED)
+    prompts = _prompts(fields, limits.vocab_size)
+    echo = fields.boolean("echo", False)
+    if echo and fields.has("parent_id"):
+        raise unsupported("echo", "The prompt of a fork is its parent's; only what is new could be echoed.")
+    params = read_sampling(
+        fields,
+        max_tokens=fields.integer("max_tokens", COMPLETION_MAX_TOKENS, low=1),
+        logprobs=legacy_logprobs(fields, echo=echo),
+        vocab_size=limits.vocab_size,
+    )
+    request = CompletionRequest(**_common(fields, params, limits), prompts=prompts, echo=echo)
+    if request.n * len(prompts) > limits.max_branches:
+        raise invalid(
+            "prompt", f"{len(prompts)} prompts of {request.n} choices exceed {limits.max_branches}."
+        )
+    return request
+
+
+def _check_continuation(messages: tuple[Message, ...], opens_turn: bool) -> None:
+    if opens_turn:
+        raise invalid("add_generation_prompt", "it cannot be true together with 'continue_final_message'.")
+    final_text(messages)
+
+
+def _read_defaults(fields: Fields) -> None:
+    """Fields of which only the value that changes nothing can be honoured."""
+    if fields.choice("verbosity", ("low", "medium", "high")) not in (None, "medium"):
+        raise unsupported("verbosity", "How much the model says cannot be chosen; only 'medium' is accepted.")
+    modalities = fields.take("modalities")
+    if modalities is not None and as_strings("modalities", modalities) != ("text",):
+        raise unsupported("modalities", _TEXT_ONLY)
+
+
+def _common(fields: Fields, params: SamplingParams, limits: Limits) -> dict[str, Any]:
+    """The fields of `Common`, and the end of the reading: harmless ones, then no others."""
+    model = fields.string("model")
+    n = _choices(fields, limits.max_branches)
+    parent = fields.string("parent_id")
+    offset = fields.integer("parent_offset", low=0)
+    if offset is not None and parent is None:
+        raise invalid("parent_offset", "it needs a 'parent_id'.")
+    salt = fields.string("cache_salt")
+    if salt == "":
+        raise invalid("cache_salt", "it must not be empty.")
+    common = {
+        "model": model,
+        "params": params,
+        "n": n,
+        "parent_id": None if parent is None else as_branch_id(parent),
+        "parent_offset": offset,
+        "namespace": () if salt is None else (salt,),
+        "priority": fields.integer("priority", 0),
+        "return_token_ids": fields.boolean("return_token_ids", False),
+        **_streaming(fields),
+    }
+    for name, read in HARMLESS.items():
+        read(fields, name)
+    fields.finish()
+    return common
+
+
+def _choices(fields: Fields, most: int) -> int:
+    n = fields.integer("n", low=1, high=most)
+    branches = fields.integer("n_branches", low=1, high=most)
+    if n is not None and branches is not None and n != branches:
+        raise invalid("n_branches", f"it is {branches} but 'n' is {n}; give one of them, or the same.")
+    return n or branches or 1
+
+
+def _streaming(fields: Fields) -> dict[str, bool]:
+    stream = fields.boolean("stream", False)
+    options = fields.object("stream_options")
+    if options is None:
+        return {"stream": stream, "include_usage": False, "continuous_usage": False}
+    if not stream:
+        raise invalid("stream_options", "it is only allowed when 'stream' is true.")
+    usage = options.boolean("include_usage", False)
+    continuous = options.boolean("continuous_usage_stats", False)
+    if options.boolean("include_obfuscation", False):
+        raise unsupported(options.path("include_obfuscation"), "Chunks are not padded here.")
+    options.finish()
+    return {"stream": stream, "include_usage": usage, "continuous_usage": usage and continuous}
+
+
+def _prompts(fields: Fields, vocab_size: int) -> tuple[str | tuple[int, ...], ...]:
+    """A string, strings, token ids or lists of them. Empty only to continue a `parent_id`."""
+    may_be_empty = fields.has("parent_id")
+    value = fields.take("prompt")
+    if value is None:
+        if may_be_empty:
+            return ("",)
+        raise missing("prompt")
+    prompts = _prompt_list(value, vocab_size)
+    if not may_be_empty and not all(prompts):
+        raise invalid("prompt", "a prompt may only be empty to continue a 'parent_id'.")
+    return prompts
+
+
+def _prompt_list(value: Any, vocab_size: int) -> tuple[str | tuple[int, ...], ...]:
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, list):
+        raise wrong_type("prompt", "a string, an array of strings, or token ids", value)
+    if not value:
+        return ((),)
+    if isinstance(value[0], str):
+        return as_strings("prompt", value)
+    if isinstance(value[0], list):
+        return tuple(as_token_ids(f"prompt[{at}]", ids, vocab_size) for at, ids in enumerate(value))
+    return (as_token_ids("prompt", value, vocab_size),)
