@@ -21,6 +21,7 @@ from dendrite_core.forward.kv_store import KVStore, bytes_per_page
 from dendrite_core.forward.runner import Runner
 from dendrite_core.models.loading import LoadedModel, load_model
 from dendrite_core.sampling.sampler import Sampler
+from dendrite_core.text.byte_level import byte_tokenizer
 from dendrite_core.text.chat_template import ChatTemplate
 from dendrite_core.text.tokenizer import Tokenizer
 
@@ -33,7 +34,7 @@ class Parts:
 
     config: ResolvedConfig
     tokenizer: Tokenizer
-    chat_template: ChatTemplate | None
+    chat_template: ChatTemplate
     loop: EngineLoop
 
 
@@ -45,7 +46,7 @@ def assemble(asked: EngineConfig) -> Parts:
     dtype = _dtype(asked.dtype, device)
     model = load_model(asked.model, dtype, device, max_length=asked.max_model_len)
     config = resolve(asked, _facts(asked, model, dtype, device))
-    tokenizer = Tokenizer.from_pretrained(model.folder)
+    tokenizer, chat_template = _text(model)
     cache = TreeCache(config.num_pages, config.page_size, config.max_branches)
     loop = EngineLoop(
         BranchBook(cache, tokenizer, config),
@@ -53,7 +54,7 @@ def assemble(asked: EngineConfig) -> Parts:
         _runner(model, config, dtype, device),
         Sampler(config.vocab_size, device),
     )
-    return Parts(config, tokenizer, ChatTemplate.from_pretrained(model.folder), loop)
+    return Parts(config, tokenizer, chat_template, loop)
 
 
 def _dtype(asked: str | None, device: str) -> torch.dtype:
@@ -61,6 +62,12 @@ def _dtype(asked: str | None, device: str) -> torch.dtype:
     if name not in DTYPES:
         raise RequestError(f"dtype must be one of {', '.join(DTYPES)}, got {name!r}", param="dtype")
     return DTYPES[name]
+
+
+def _text(model: LoadedModel) -> tuple[Tokenizer, ChatTemplate]:
+    if model.folder is None:
+        return byte_tokenizer(), ChatTemplate({})
+    return Tokenizer.from_pretrained(model.folder), ChatTemplate.from_pretrained(model.folder)
 
 
 def _facts(asked: EngineConfig, model: LoadedModel, dtype: torch.dtype, device: str) -> Facts:

@@ -44,7 +44,7 @@ class Engine:
         parts: Parts = assemble(config)
         self.config: ResolvedConfig = parts.config
         self.tokenizer: Tokenizer = parts.tokenizer
-        self.chat_template: ChatTemplate | None = parts.chat_template
+        self.chat_template: ChatTemplate = parts.chat_template
         self._loop = parts.loop
         self._open: set[Stream] = set()
         self._closing = False
@@ -184,8 +184,6 @@ class Engine:
         self, messages: list[Message], *, continues: bool, **template: Any
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """(prompt, joint) token ids of messages: a whole conversation, or what follows a branch."""
-        if self.chat_template is None:
-            raise RequestError("this model has no chat template; use completions", param="messages")
         if continues and not messages:
             return (), ()
         if continues:
@@ -204,7 +202,11 @@ class Engine:
         parent_id: str | None,
         parent_offset: int | None,
     ) -> Request:
-        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        if isinstance(prompt, str):
+            raw = parent_id is None
+            ids = self.tokenizer.encode_prompt(prompt) if raw else self.tokenizer.encode(prompt, special=True)
+        else:
+            ids = list(prompt)
         return Request(
             request_id=f"request_{next(self._ids)}",
             prompt=tuple(ids),
