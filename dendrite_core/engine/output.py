@@ -29,7 +29,7 @@ class Choice:
         self.limit = limit
         self.length = 0
         self.finish_reason: str | None = None
-        self._eos_ids = eos_ids
+        self._eos_ids = () if params.ignore_eos else eos_ids
         self._detokenizer = Detokenizer(tokenizer, params.skip_special_tokens)
         self._stop = StopStrings(params.stop, params.include_stop_str_in_output) if params.stop else None
 

@@ -10,6 +10,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import Future
 
 from dendrite_core.engine.messages import Progress, Request, Started
 from dendrite_core.errors import SequenceFailed
@@ -26,7 +27,7 @@ class Stream:
     """
 
     def __init__(
-        self, request: Request, abort: Callable[[Stream], object], ended: Callable[[Stream], None]
+        self, request: Request, abort: Callable[[Stream], Future[None]], ended: Callable[[Stream], None]
     ) -> None:
         self.request = request
         self.ended = ended
@@ -38,9 +39,9 @@ class Stream:
         self._started: Started | None = None
         self._finished = False
 
-    def abort(self) -> None:
+    def abort(self) -> Future[None]:
         """Stop generating; the branches made so far stay. Safe from any thread, any number of times."""
-        self._abort(self)
+        return self._abort(self)
 
     def put(self, messages: Iterable[Message]) -> None:
         """Called by the engine; in the reader's loop when there is one, else from the engine's thread."""
