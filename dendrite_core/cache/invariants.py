@@ -137,13 +137,15 @@ def records_are_linked(cache: TreeCache) -> str | None:
 
 
 def leaves_can_be_evicted(cache: TreeCache) -> str | None:
-    """Every unpinned leaf is in the eviction order under its current stamp, no older than its ancestors."""
+    """Every unpinned leaf is in the eviction order, and no node was used later than an unpinned parent."""
     offered = {(id(node), stamp) for stamp, node in cache.tree.offered()}
     for node in cache.tree.walk():
-        if node.parent is None or node.pins or node.children:
+        if node.parent is None or node.pins:
             continue
-        if (id(node), node.last_used) not in offered:
+        if not node.children and (id(node), node.last_used) not in offered:
             return f"unpinned leaf ending at {node.end} will never be evicted"
+        if node.parent.parent is not None and not node.parent.pins and node.last_used > node.parent.last_used:
+            return f"node ending at {node.end} was used later than its parent"
     return None
 
 
