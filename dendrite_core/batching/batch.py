@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from dendrite_core.cache.page_table import Span
 from dendrite_core.params import SamplingParams
 
 
-@dataclass(frozen=True, slots=True)
-class Draw:
+class Draw(NamedTuple):
     """One token to be drawn from one row of logits.
 
     `logits_row` indexes the rows of `Batch.logits_at`; several draws may share one (n fresh branches of

@@ -120,7 +120,10 @@ class Branch:
                 parts.append(branch.own[max(first - branch.start, 0) : end - branch.start])
                 end = branch.start
             branch = branch.parent
-        return [token for part in reversed(parts) for token in part]
+        tokens: list[int] = []
+        for part in reversed(parts):
+            tokens += part
+        return tokens
 
     def subtree(self) -> list[Branch]:
         """This branch and all its descendants, parents before children."""

@@ -65,7 +65,10 @@ class Node:
         while node is not None and node.end > position:
             parts.append(node.pages)
             node = node.parent
-        return [page for part in reversed(parts) for page in part]
+        pages: list[int] = []
+        for part in reversed(parts):
+            pages += part
+        return pages
 
 
 class RadixTree:
@@ -265,7 +268,7 @@ class RadixTree:
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     """How many leading items are equal. Bisects over slices: one pass over the data at C speed."""
     low, high = 0, min(len(a), len(b))
-    if a[:high] == b[:high]:
+    if (a if len(a) == high else a[:high]) == (b if len(b) == high else b[:high]):
         return high
     while high - low > 1:
         middle = (low + high) // 2

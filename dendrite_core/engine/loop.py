@@ -117,22 +117,32 @@ class EngineLoop:
 
     def _emit(self, step: Step, sampled: Sampled) -> None:
         """Give every drawn token to its branch and its reader; end what ended."""
-        drawn = 0
+        first = 0
         for sequence in step.drawers:
-            job = sequence.owner
+            job, drawn = sequence.owner, range(first, first + max(1, sequence.children))
+            first = drawn.stop
             assert isinstance(job, Job)
-            count = max(1, sequence.children)
-            tokens = sampled.token_ids[drawn : drawn + count]
-            logprobs = _wrap(tokens, sampled.logprobs[drawn : drawn + count])
-            drawn += count
-            if sequence.is_prompt:
-                self._fork(job, sequence)
-            targets = job.children if sequence.is_prompt else [sequence]
-            for child, token, logprob in zip(targets, tokens, logprobs, strict=True):
-                self._advance(job, child, token, logprob)
-        for job in {sequence.owner: None for sequence in step.drawers}:
-            assert isinstance(job, Job)
-            self._report(job)
+            fault = next((sampled.faults[i] for i in drawn if i in sampled.faults), None)
+            if job.stream not in self.jobs:
+                continue
+            if fault is not None:
+                self._fail([job], SequenceFailed(fault))
+            else:
+                self._take(job, sequence, sampled, drawn)
+        for job in _jobs_of(step.drawers):
+            if job.stream in self.jobs:
+                self._report(job)
+
+    def _take(self, job: Job, sequence: Sequence, sampled: Sampled, drawn: range) -> None:
+        """One token for this sequence, or a first one for each child of a prompt."""
+        children = [sequence]
+        if sequence.is_prompt:
+            self._fork(job, sequence)
+            children = job.children
+        for child, i in zip(children, drawn, strict=True):
+            token, logprob = sampled.token_ids[i], sampled.logprobs[i]
+            entry = None if logprob is None else TokenLogprob(token, logprob[0], tuple(logprob[1]))
+            self._advance(job, child, token, entry)
 
     def _fork(self, job: Job, prompt: Sequence) -> None:
         """The prompt is computed: its branch goes idle and its children take their first tokens."""
@@ -254,11 +264,3 @@ class EngineLoop:
 def _jobs_of(rows: Iterable[Sequence]) -> list[Job]:
     return [job for job in {sequence.owner: None for sequence in rows} if isinstance(job, Job)]
 
-
-def _wrap(
-    tokens: list[int], logprobs: list[tuple[float, list[tuple[int, float]]] | None]
-) -> list[TokenLogprob | None]:
-    return [
-        None if entry is None else TokenLogprob(token, entry[0], tuple(entry[1]))
-        for token, entry in zip(tokens, logprobs, strict=True)
-    ]

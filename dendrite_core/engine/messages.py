@@ -63,9 +63,9 @@ class TokenLogprob:
     top: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ChoiceDelta:
-    """What one choice gained in one step.
+    """What one choice gained in one step. Not frozen only because one is made for every token.
 
     `text` may be empty while a character or a possible stop string is incomplete. `finish_reason` is
     `stop`, `length` or `abort`, set exactly once; `stop_reason` is the stop string or token id that

@@ -1,28 +1,30 @@
 """The Llama-shaped decoder: token ids and positions in, final-normed hidden states out.
 
 It knows tensors only. Attention is a function handed to every call, which stores the keys and values it is
-given and attends; batches, requests and caches are that function's business. Where activations are float32
-on a CPU the norms' weights are folded into the matrices after them, because a step of a small model is
-mostly the cost of calling operators.
+given and attends; batches, requests and caches are that function's business. There are two forward passes:
+`_Forward` runs on any device in any dtype, `_LeanForward` is float32 on a CPU, where a step of a small
+model is mostly the cost of calling operators, so it writes into buffers whose views are made once.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dendrite_core.models.config import ModelConfig
-from dendrite_core.models.linear import Kernel, plain
-from dendrite_core.models.rope import interleaved, rotate, rotations
-from dendrite_core.models.weights import EMBEDDING, FINAL_NORM, LM_HEAD, Weights, layer_prefix
+from dendrite_core.models.parts import Layer, Parts, read_parts
+from dendrite_core.models.rope import rotate
+from dendrite_core.models.weights import Weights
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""`attend(layer, q [T, heads, d], k [T, kv_heads, d], v [T, kv_heads, d]) -> [T, heads * d]`."""
+"""`attend(layer, q [T, heads, d], k [T, kv_heads, d], v [T, kv_heads, d]) -> [T, heads * d]`.
+
+The three are views of a buffer that the next layer overwrites: keys and values are copied to be kept.
+"""
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": lambda x: F.silu(x, inplace=True),
@@ -33,24 +35,12 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-_QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One layer as four products. A norm weight that is None has been folded into the product after it."""
-
-    qkv: Kernel
-    out: Kernel
-    gate_up: Kernel
-    down: Kernel
-    attention_norm: Tensor | None
-    mlp_norm: Tensor | None
-    head_norm: Tensor | None
-
-
 class Decoder:
-    """`decoder(token_ids, positions, attend) -> hidden [T, hidden]`, `logits(hidden) -> [R, vocab]`."""
+    """`decoder(token_ids, positions, attend) -> hidden [T, hidden]`, `logits(hidden) -> [R, vocab]`.
+
+    `dtype` is that of the activations, and so of what `attend` is given. float16 on a CPU means weights
+    stored as float16 and everything else in float32.
+    """
 
     def __init__(
         self,
@@ -61,102 +51,128 @@ class Decoder:
         device: torch.device,
         max_length: int | None = None,
     ) -> None:
+        half_weights = device.type == "cpu" and dtype is torch.float16
         self.config = config
-        self.dtype = dtype
+        self.dtype = torch.float32 if half_weights else dtype
         self.device = device
         self.max_length = min(max_length or config.max_position, config.max_position)
         self.layer_windows = list(config.layer_windows)
         self.attention_scale = config.attention_scale
-        self._folds = device.type == "cpu" and dtype is torch.float32
-        self._embedding = weights.read(EMBEDDING).to(device, dtype, copy=True)
-        self._layers = [self._read_layer(weights, layer) for layer in range(config.num_layers)]
-        self._final_norm = weights.read(FINAL_NORM).to(device, dtype, copy=True)
-        tied = config.tie_embeddings
-        head = self._embedding if tied else weights.read(LM_HEAD).to(device, dtype, copy=True)
-        self._lm_head = plain(head, None)
-        self._rotations = rotations(config.rope, config.head_dim, self.max_length).to(device)
-        self._activate = _ACTIVATIONS[config.hidden_act]
+        self._parts = read_parts(
+            config, weights, dtype=self.dtype, storage=dtype, device=device, max_length=self.max_length
+        )
+        lean = device.type == "cpu" and self.dtype is torch.float32
+        self._forward = _LeanForward(config, self._parts) if lean else _Forward(config, self._parts)
+
+    @property
+    def kernels(self) -> tuple[str, str]:
+        """Names of the linear kernels for one row and for several."""
+        return self._parts.kernels
 
     @torch.inference_mode()
     def __call__(self, token_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Hidden states `[T, hidden]` after the final norm; token_ids and positions are `[T]` int64."""
-        x = self._embedding.index_select(0, token_ids)
-        rotation = self._rotations.index_select(0, positions).unsqueeze_(1)
-        for index, layer in enumerate(self._layers):
-            x.add_(layer.out(self._attention(index, layer, x, rotation, attend)))
-            x.add_(layer.down(self._gated(layer, x)))
-        return torch.rms_norm(x, (self.config.hidden_size,), self._final_norm, self.config.norm_eps)
+        return self._forward(token_ids, positions, attend)
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores `[R, vocab]` in float32 of hidden states `[R, hidden]`."""
-        return self._lm_head(hidden).float()
+        head = self._parts.head_one if hidden.shape[0] == 1 else self._parts.head_many
+        return head(hidden).float()
+
+
+class _Forward:
+    """The pass as one would write it down."""
+
+    def __init__(self, config: ModelConfig, parts: Parts) -> None:
+        self.config, self.parts = config, parts
+        self.activate = _ACTIVATIONS[config.hidden_act]
+        self.turned = config.num_heads + config.num_kv_heads
+
+    def __call__(self, token_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        parts = self.parts
+        x = parts.embedding.index_select(0, token_ids)
+        rotation = parts.rotations.index_select(0, positions).unsqueeze(1)
+        for index, layer in enumerate(parts.one if x.shape[0] == 1 else parts.many):
+            x = x + layer.out(self._attention(index, layer, x, rotation, attend))
+            gate, up = layer.gate_up(self._norm(x, layer.mlp_norm)).chunk(2, -1)
+            x = x + layer.down(self.activate(gate) * up)
+        return self._norm(x, parts.final_norm)
 
     def _attention(self, index: int, layer: Layer, x: Tensor, rotation: Tensor, attend: Attend) -> Tensor:
         """Normed, projected, rotated and attended: `[T, hidden] -> [T, heads * d]`."""
-        config = self.config
-        turned = config.num_heads + config.num_kv_heads
-        heads = layer.qkv(self._normed(x, layer.attention_norm)).view(x.shape[0], -1, config.head_dim)
-        qk = heads[:, :turned]
+        config, turned = self.config, self.turned
+        qkv = layer.qkv(self._norm(x, layer.attention_norm)).view(x.shape[0], -1, config.head_dim)
+        qk = qkv[:, :turned]
         if layer.head_norm is not None:
-            qk = _unit(qk, config.norm_eps).mul_(layer.head_norm)
+            qk = torch.rms_norm(qk, (config.head_dim,), None, config.norm_eps) * layer.head_norm
         qk = rotate(qk, rotation)
-        return attend(index, qk[:, : config.num_heads], qk[:, config.num_heads :], heads[:, turned:])
+        return attend(index, qk[:, : config.num_heads], qk[:, config.num_heads :], qkv[:, turned:])
 
-    def _gated(self, layer: Layer, x: Tensor) -> Tensor:
-        """`act(gate) * up` of the normed rows: `[T, hidden] -> [T, intermediate]`."""
-        gate, up = layer.gate_up(self._normed(x, layer.mlp_norm)).chunk(2, -1)
-        return self._activate(gate) * up
-
-    def _normed(self, x: Tensor, weight: Tensor | None) -> Tensor:
-        if weight is None:
-            return _unit(x, self.config.norm_eps)
-        return torch.rms_norm(x, weight.shape, weight, self.config.norm_eps)
-
-    def _read_layer(self, weights: Weights, index: int) -> Layer:
-        config, prefix = self.config, layer_prefix(index)
-
-        def read(name: str) -> Tensor:
-            return weights.read(prefix + name).to(self.device, torch.float32 if self._folds else self.dtype)
-
-        attention_norm, mlp_norm = read("input_layernorm.weight"), read("post_attention_layernorm.weight")
-        order = interleaved(config.head_dim).to(self.device)
-
-        def projection(names: tuple[str, ...], biased: bool, norm: Tensor | None, by_head: int = 0) -> Kernel:
-            """The named weights stacked, the first `by_head` with the channels of heads paired for rope."""
-            parts = [read(f"{name}.weight") for name in names]
-            biases = [read(f"{name}.bias") for name in names] if biased else []
-            for group in (parts, biases):
-                group[:by_head] = [_paired(part, order) for part in group[:by_head]]
-            weight = torch.cat(parts)
-            if norm is not None and self._folds:
-                weight *= norm * math.sqrt(config.hidden_size)
-            return plain(weight, torch.cat(biases) if biases else None)
-
-        return Layer(
-            qkv=projection(_QKV, config.qkv_bias, attention_norm, by_head=2),
-            out=projection(("self_attn.o_proj",), config.out_bias, None),
-            gate_up=projection(("mlp.gate_proj", "mlp.up_proj"), config.mlp_bias, mlp_norm),
-            down=projection(("mlp.down_proj",), config.mlp_bias, None),
-            attention_norm=None if self._folds else attention_norm,
-            mlp_norm=None if self._folds else mlp_norm,
-            head_norm=self._head_norm(read, order) if config.qk_norm else None,
-        )
-
-    def _head_norm(self, read: Callable[[str], Tensor], order: Tensor) -> Tensor:
-        """Norm weights of query and key heads side by side, `[heads + kv_heads, d]`, times sqrt(d)."""
-        config = self.config
-        q, k = (read(f"self_attn.{which}_norm.weight")[order] for which in "qk")
-        rows = [q.expand(config.num_heads, -1), k.expand(config.num_kv_heads, -1)]
-        return torch.cat(rows) * math.sqrt(config.head_dim)
+    def _norm(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        return torch.rms_norm(x, (x.shape[-1],), weight, self.config.norm_eps)
 
 
-def _paired(weight: Tensor, order: Tensor) -> Tensor:
-    """Rows `[heads * d, ...]` with the channels of every head in the order rope wants."""
-    return weight.view(-1, len(order), *weight.shape[1:])[:, order].flatten(0, 1)
+class _Rows:
+    """Buffers for T rows, and the views of them that every layer uses.
+
+    `wide` is the residual stream `x` with one more column, sqrt(hidden * eps): the norm of a wide row is
+    then the root of sum(x^2) + hidden * eps, which an RMS norm divides by, but for the factor
+    sqrt(hidden) that is folded into the weights.
+    """
+
+    def __init__(self, config: ModelConfig, rows: int) -> None:
+        heads, kv_heads, d = config.num_heads, config.num_kv_heads, config.head_dim
+        hidden = config.hidden_size
+        self.wide = torch.full((rows, hidden + 1), math.sqrt(hidden * config.norm_eps))
+        self.x = self.wide[:, :-1]
+        self.length = torch.empty(rows, 1)
+        self.normed = torch.empty(rows, hidden)
+        self.qkv = torch.empty(rows, (heads + 2 * kv_heads) * d)
+        by_head = self.qkv.view(rows, -1, d)
+        self.qk, self.v = by_head[:, : heads + kv_heads], by_head[:, heads + kv_heads :]
+        self.q, self.k = self.qk[:, :heads], self.qk[:, heads:]
+        self.pairs = torch.view_as_complex(self.qk.view(rows, heads + kv_heads, d // 2, 2))
+        self.gate_up = torch.empty(rows, 2 * config.intermediate_size)
+        self.gate, self.up = self.gate_up.chunk(2, -1)
+        self.gated = torch.empty(rows, config.intermediate_size)
 
 
-def _unit(x: Tensor, eps: float) -> Tensor:
-    """`x / sqrt(sum(x^2) + n eps)` over the last axis of size n: an RMS norm but for the factor sqrt(n)."""
-    norm: Tensor = torch.linalg.vector_norm(x, 2, -1, True)
-    return x / norm.hypot_(norm.new_full((), math.sqrt(x.shape[-1] * eps)))
+class _LeanForward:
+    """The same pass in as few operators as it takes."""
+
+    def __init__(self, config: ModelConfig, parts: Parts) -> None:
+        self.config, self.parts = config, parts
+        self.activate = _ACTIVATIONS[config.hidden_act]
+        self.final_norm = parts.final_norm * math.sqrt(config.hidden_size)
+        self.head_eps = torch.tensor(math.sqrt(config.head_dim * config.norm_eps))
+        self.rows: dict[int, _Rows] = {}
+
+    def __call__(self, token_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        parts, activate = self.parts, self.activate
+        rows = self._rows_for(token_ids.shape[0])
+        x, wide, length, normed, gate_up = rows.x, rows.wide, rows.length, rows.normed, rows.gate_up
+        norm, div, mul = torch.linalg.vector_norm, torch.div, torch.mul
+        x.copy_(parts.embedding.index_select(0, token_ids))
+        rotation = parts.rotations.index_select(0, positions).unsqueeze_(1)
+        for index, layer in enumerate(parts.one if x.shape[0] == 1 else parts.many):
+            norm(wide, 2, -1, True, out=length)
+            rows.qkv.copy_(layer.qkv(div(x, length, out=normed)))
+            if layer.head_norm is not None:
+                self._norm_heads(rows.qk, layer.head_norm)
+            rows.pairs.mul_(rotation)
+            x.add_(layer.out(attend(index, rows.q, rows.k, rows.v)))
+            norm(wide, 2, -1, True, out=length)
+            gate_up.copy_(layer.gate_up(div(x, length, out=normed)))
+            x.add_(layer.down(mul(activate(rows.gate), rows.up, out=rows.gated)))
+        return div(x, norm(wide, 2, -1, True)).mul_(self.final_norm)
+
+    def _norm_heads(self, qk: Tensor, weight: Tensor) -> None:
+        """RMS-norm every query and key head `[T, heads + kv_heads, d]` in place."""
+        length: Tensor = torch.linalg.vector_norm(qk, 2, -1, True)
+        qk.div_(length.hypot_(self.head_eps)).mul_(weight)
+
+    def _rows_for(self, count: int) -> _Rows:
+        if count not in self.rows:
+            self.rows[count] = _Rows(self.config, count)
+        return self.rows[count]

@@ -1,8 +1,8 @@
 """Names on the wire: completion ids and the branches behind them.
 
 A completion's id is derived from its first branch, so that an id with one choice can be given as
-`parent_id` without the server keeping a table: `chatcmpl-1a2b` is `branch_1a2b`, and
-`chatcmpl-1a2b-8` says that it had eight choices and names none of them.
+`parent_id` without the server keeping a table: `chatcmpl-1a2b` is `branch_1a2b`, and `chatcmpl-1a2b-8`
+says that it had eight choices and names none of them.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
 """Chat messages: OpenAI's roles and content parts into the plain dictionaries that templates read.
 
-Every key of a message is checked. Text parts are joined by newlines, the developer role speaks as
-system, a function's result as a tool's, and tool-call arguments are given to the template as objects.
+Every key of a message is checked. Text parts are joined as they are, the developer role speaks as system
+and a function's result as a tool's.
 """
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from dendrite_core.errors import RequestError
@@ -81,7 +80,7 @@ def _content(fields: Fields, *, refusals: bool = False) -> str:
         raise wrong_type(path, "a string or an array of content parts", value)
     if not value:
         raise invalid(path, "an array of content parts must not be empty.")
-    return "\n".join(_part(part, refusals) for part in items(path, value))
+    return "".join(_part(part, refusals) for part in items(path, value))
 
 
 def _part(part: Fields, refusals: bool) -> str:
@@ -124,18 +123,9 @@ def _required_object(fields: Fields, name: str) -> Fields:
 def _function(function: Fields) -> Message:
     for name in ("name", "arguments"):
         function.require(name)
-    entry = {"name": function.string("name"), "arguments": _arguments(function.string("arguments", ""))}
+    entry = {"name": function.string("name"), "arguments": function.string("arguments")}
     function.finish()
     return entry
-
-
-def _arguments(text: str) -> Any:
-    """Templates print arguments with `tojson`: an object where the text is one, else the text itself."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    return value if isinstance(value, dict) else text
 
 
 def final_text(messages: tuple[Message, ...]) -> str:

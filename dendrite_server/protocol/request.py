@@ -76,6 +76,10 @@ COMPLETION_UNSUPPORTED = {
 }
 
 
+# Names that the engine's call into the template uses itself.
+_TEMPLATE_OWN = {"self", "messages", "tools", "continues", "add_generation_prompt", "continue_final_message"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What this server can take: known once it is up."""
@@ -127,13 +131,11 @@ def parse_chat(data: dict[str, Any], limits: Limits) -> ChatRequest:
     continues = fields.boolean("continue_final_message", False)
     opens_turn = fields.boolean("add_generation_prompt", not continues)
     if continues:
-        _check_continuation(messages, opens_turn)
+        _check_continuation(fields, messages, opens_turn)
     read_tools(fields)
     read_response_format(fields)
     _read_defaults(fields)
-    template_kwargs = fields.take("chat_template_kwargs") or {}
-    if not isinstance(template_kwargs, dict):
-        raise wrong_type("chat_template_kwargs", "an object", template_kwargs)
+    kwargs = template_kwargs(fields)
     params = read_sampling(
         fields,
         max_tokens=chat_max_tokens(fields),
@@ -145,7 +147,7 @@ def parse_chat(data: dict[str, Any], limits: Limits) -> ChatRequest:
         messages=messages,
         add_generation_prompt=opens_turn,
         continue_final_message=continues,
-        template_kwargs=template_kwargs,
+        template_kwargs=kwargs,
     )
 
 
@@ -170,10 +172,21 @@ def parse_completion(data: dict[str, Any], limits: Limits) -> CompletionRequest:
     return request
 
 
-def _check_continuation(messages: tuple[Message, ...], opens_turn: bool) -> None:
+def _check_continuation(fields: Fields, messages: tuple[Message, ...], opens_turn: bool) -> None:
     if opens_turn:
         raise invalid("add_generation_prompt", "it cannot be true together with 'continue_final_message'.")
+    if fields.has("parent_id"):
+        raise unsupported("continue_final_message", "A branch is continued with 'messages': [].")
     final_text(messages)
+
+
+def template_kwargs(fields: Fields) -> dict[str, Any]:
+    kwargs = fields.take("chattemplate_kwargs") or {}
+    if not isinstance(kwargs, dict):
+        raise wrong_type("chattemplate_kwargs", "an object", kwargs)
+    for name in kwargs.keys() & _TEMPLATE_OWN:
+        raise invalid(f"chattemplate_kwargs.{name}", "it has a place of its own in the request.")
+    return kwargs
 
 
 def _read_defaults(fields: Fields) -> None:

@@ -205,14 +205,14 @@ def judge_turn(rng: Random, tables: Tables) -> Turn:
 
 def check_turn(rng: Random, tables: Tables) -> Turn:
     puzzle = rng.choice(tables.solvable)
-    text, numbers = _claim(rng, puzzle)
+    text, numbers = claim(rng, puzzle)
     if rng.random() < 0.5:
         text = ast.unparse(ast.parse(text, mode="eval"))
     shown = text.replace(" ", "") if rng.random() < 0.2 else text
     return turn(ask(rng, prompts.CHECK, puzzle, e=shown), verdict(text, numbers))
 
 
-def _claim(rng: Random, puzzle: Puzzle) -> tuple[str, Puzzle]:
+def claim(rng: Random, puzzle: Puzzle) -> tuple[str, Puzzle]:
     """An expression someone might offer: right, of a wrong value, or of wrong numbers."""
     state, kind = state_of(puzzle), rng.random()
     if kind < 0.5:

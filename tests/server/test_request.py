@@ -251,6 +251,13 @@ BAD_CHAT: list[tuple[dict[str, Any], str, str]] = [
     ({"min_tokens": 5, "max_tokens": 4}, "min_tokens", "invalid_value"),
     ({"cache_salt": ""}, "cache_salt", "invalid_value"),
     ({"continue_final_message": True}, "continue_final_message", "invalid_value"),
+    (
+        {"continue_final_message": True, "parent_id": "branch_1"},
+        "continue_final_message",
+        "unsupported_parameter",
+    ),
+    ({"chat_template_kwargs": 3}, "chat_template_kwargs", "invalid_type"),
+    ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs.messages", "invalid_value"),
     ({"frequency_penality": 1}, "frequency_penality", "unknown_parameter"),
 ]
 
@@ -345,10 +352,10 @@ def test_messages_reach_the_template_in_its_own_words() -> None:
         {"role": "function", "name": "g", "content": "5"},
         {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}], "reasoning_content": "hm"},
     ]
-    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
     legacy = {"type": "function", "function": {"name": "g", "arguments": "not json"}}
     assert list(chat(messages=messages).messages) == [
-        {"role": "system", "content": "a\nb"},
+        {"role": "system", "content": "ab"},
         {"role": "user", "content": "q", "name": "ann"},
         {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "tool", "content": "4", "tool_call_id": "c"},
