@@ -1,1 +1,27 @@
 """Dendrite's engine: an LLM whose KV cache is a tree. Start with `Engine.from_pretrained`."""
+
+from dendrite_core.config import EngineConfig
+from dendrite_core.engine.completion import Completion, CompletionChoice
+from dendrite_core.engine.engine import Engine
+from dendrite_core.engine.messages import BranchInfo, EngineStats, Progress, Request, Started, Usage
+from dendrite_core.engine.stream import Stream
+from dendrite_core.errors import DendriteError, RequestError
+from dendrite_core.params import GrammarSpec, SamplingParams
+
+__all__ = [
+    "BranchInfo",
+    "Completion",
+    "CompletionChoice",
+    "DendriteError",
+    "Engine",
+    "EngineConfig",
+    "EngineStats",
+    "GrammarSpec",
+    "Progress",
+    "Request",
+    "RequestError",
+    "SamplingParams",
+    "Started",
+    "Stream",
+    "Usage",
+]
