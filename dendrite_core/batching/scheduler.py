@@ -1,7 +1,7 @@
 """Continuous batching: which sequences run this step, with how many tokens each.
 
-Running sequences go first, oldest first; then waiting ones are admitted while rows, tokens and pages
-last. When pages run out the youngest running sequence is preempted: its KV is dropped, its tokens are
+Running sequences go first, decoding ones before prompts, oldest first; then waiting ones are admitted
+while rows, tokens and pages last. When pages run out the youngest running sequence is preempted: its KV is dropped, its tokens are
 kept, and it waits to be computed again. A request is never failed for lack of pages.
 """
 
@@ -18,6 +18,11 @@ from dendrite_core.cache.tree import TreeCache
 from dendrite_core.config import ResolvedConfig
 
 by_order = attrgetter("order")
+
+
+def decoding_first(sequence: Sequence) -> tuple[bool, Order]:
+    """Rows that need one token go before prompts, which would take the whole step."""
+    return (sequence.pending > 1, sequence.order)
 
 
 @dataclass(slots=True)
@@ -84,7 +89,7 @@ class Scheduler:
     def _grant_running(self) -> dict[Sequence, int]:
         granted: dict[Sequence, int] = {}
         budget = self.max_tokens
-        for sequence in sorted(self.running, key=by_order):
+        for sequence in sorted(self.running, key=decoding_first):
             if not sequence.running or budget == 0:
                 continue
             new = min(sequence.pending, budget)
