@@ -26,7 +26,9 @@ SURE, LIKELY, IMPOSSIBLE = "sure", "likely", "impossible"
 LABELS = (SURE, LIKELY, IMPOSSIBLE)
 
 _NUMBER = r"\d+(?:/\d+)?"
-_STEP = re.compile(rf"\s*({_NUMBER}) ([-+*/]) ({_NUMBER}) = ({_NUMBER}) \(left: ({_NUMBER}(?: {_NUMBER})*)\)\s*")
+_STEP = re.compile(
+    rf"\s*({_NUMBER}) ([-+*/]) ({_NUMBER}) = ({_NUMBER}) \(left: ({_NUMBER}(?: {_NUMBER})*)\)\s*"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,9 @@ def reaches_24_whole(state: State) -> bool:
     """Whether 24 can be reached without a fraction on the way."""
     if any(n.denominator != 1 for n in state):
         return False
-    return state == (TARGET,) or any(reaches_24_whole(step.left) for step in legal_steps(state) if len(state) > 1)
+    return state == (TARGET,) or any(
+        reaches_24_whole(step.left) for step in legal_steps(state) if len(state) > 1
+    )
 
 
 @lru_cache(maxsize=None)
@@ -231,4 +235,6 @@ def mentions_held_out(text: str) -> bool:
     groups = [[int(n) for n in re.findall(r"\d+", found)] for found in _LIST.findall(text)]
     for found in re.findall(r"[\d(][\d ()+*/-]*[\d)]", text):
         groups.append([int(n) for n in re.findall(r"\d+", found)])
-    return any(len(g) == 4 and all(1 <= n <= LARGEST for n in g) and is_held_out(tuple(sorted(g))) for g in groups)
+    return any(
+        len(g) == 4 and all(1 <= n <= LARGEST for n in g) and is_held_out(tuple(sorted(g))) for g in groups
+    )

@@ -215,5 +215,9 @@ def worded(rng: Random, text: str) -> str:
     if rng.random() < 0.12:
         text = text.lower() if rng.random() < 0.7 else text[0].lower() + text[1:]
     if rng.random() < 0.15:
-        text = text.rstrip(".?") if text[-1] in ".?" else text + rng.choice((".", "?", "!", " please", ", please"))
+        text = (
+            text.rstrip(".?")
+            if text[-1] in ".?"
+            else text + rng.choice((".", "?", "!", " please", ", please"))
+        )
     return text

@@ -251,5 +251,3 @@ def _work(node: ast.expr, lines: list[str]) -> Fraction:
     assert value is not None
     lines.append(f"{a} {op} {b} = {value}")
     return value
-
-
