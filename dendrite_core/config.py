@@ -87,7 +87,8 @@ class ResolvedConfig:
         mib = self.num_pages * self.bytes_per_page / 2**20
         return (
             f"{self.model} [{self.decoder}, {self.dtype}, {self.device}] "
-            f"context {self.max_model_len}, {self.num_pages} pages x {self.page_size} tokens ({mib:.0f} MiB KV)"
+            f"context {self.max_model_len}, "
+            f"{self.num_pages} pages x {self.page_size} tokens ({mib:.0f} MiB KV)"
         )
 
 
@@ -97,7 +98,7 @@ def resolve(asked: EngineConfig, facts: Facts) -> ResolvedConfig:
     capacity = num_pages * asked.page_size
     max_model_len = asked.max_model_len or min(facts.max_position, capacity)
     if max_model_len > facts.max_position:
-        raise ModelLoadError(f"max_model_len {max_model_len} exceeds the model's context of {facts.max_position}")
+        raise ModelLoadError(f"max_model_len {max_model_len} exceeds the model's {facts.max_position}")
     if max_model_len > capacity:
         raise ModelLoadError(
             f"max_model_len {max_model_len} needs {-(-max_model_len // asked.page_size)} pages, "

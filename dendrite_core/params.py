@@ -30,7 +30,8 @@ class SamplingParams:
 
     `temperature` 0 is greedy. `top_k=None` and `max_tokens=None` mean no limit of that kind (the
     context length always holds). `logprobs=None` reports none, `logprobs=k` the chosen token's and the
-    k best. `seed=None` draws a fresh seed per request. Raises `RequestError` naming the field.
+    k best; `prompt_logprobs` the same of the prompt's own tokens. `seed=None` draws a fresh seed per
+    request. Raises `RequestError` naming the field.
     """
 
     temperature: float = 1.0
@@ -50,6 +51,7 @@ class SamplingParams:
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     grammar: GrammarSpec | None = None
 
     def __post_init__(self) -> None:
@@ -63,6 +65,7 @@ class SamplingParams:
         _at_least("max_tokens", self.max_tokens, 1)
         _at_least("min_tokens", self.min_tokens, 0)
         _within("logprobs", self.logprobs or 0, 0, MAX_TOP_LOGPROBS)
+        _within("prompt_logprobs", self.prompt_logprobs or 0, 0, MAX_TOP_LOGPROBS)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise RequestError("min_tokens must not exceed max_tokens", param="min_tokens")
         if len(self.stop) > MAX_STOP_STRINGS:

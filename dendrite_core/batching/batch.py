@@ -34,6 +34,17 @@ class Draw(NamedTuple):
     banned: Sequence[int] = ()
 
 
+class Score(NamedTuple):
+    """A token that is there already and whose log-probability is wanted, with the `top` likeliest ones.
+
+    `logits_row` indexes the rows of `Batch.logits_at`, as in `Draw`.
+    """
+
+    logits_row: int
+    token_id: int
+    top: int
+
+
 @dataclass(slots=True)
 class Batch:
     """Ints of one step over R rows and T new tokens (a decode row has one, a prefill chunk many).
@@ -46,6 +57,7 @@ class Batch:
     copies: (source page, destination page) to copy in every layer before anything is written.
     logits_at: indices into the T tokens whose logits are wanted.
     draws: tokens to draw from those logits.
+    scores: tokens of prompts to score with those logits.
     topology: changes whenever rows or spans differ from the step before other than by rows growing.
     """
 
@@ -59,6 +71,7 @@ class Batch:
     copies: list[tuple[int, int]]
     logits_at: list[int]
     draws: list[Draw] = field(default_factory=list)
+    scores: list[Score] = field(default_factory=list)
     topology: int = 0
 
     @property

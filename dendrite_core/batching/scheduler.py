@@ -1,8 +1,9 @@
 """Continuous batching: which sequences run this step, with how many tokens each.
 
 Running sequences go first, decoding ones before prompts, oldest first; then waiting ones are admitted
-while rows, tokens and pages last. When pages run out the youngest running sequence is preempted: its KV is dropped, its tokens are
-kept, and it waits to be computed again. A request is never failed for lack of pages.
+while rows, tokens and pages last. When pages run out the youngest running sequence is preempted: its KV
+is dropped, its tokens are kept, and it waits to be computed again. A request is never failed for lack of
+pages.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import heapq
 from dataclasses import dataclass
 from operator import attrgetter
 
-from dendrite_core.batching.batch import Batch, Draw
+from dendrite_core.batching.batch import Batch, Draw, Score
 from dendrite_core.batching.sequence import Order, Sequence
 from dendrite_core.cache.page_table import adjacent_prefixes, spans, tree_order
 from dendrite_core.cache.tree import TreeCache
@@ -30,13 +31,14 @@ class Step:
     """What one step computes: batch row i is `rows[i]` with `new[i]` new tokens.
 
     `drawers` are the sequences whose logits are sampled, in the order of `batch.draws`; a prompt with n
-    children owns n consecutive draws.
+    children owns n consecutive draws. `scorers` likewise own `batch.scores`, as many as said.
     """
 
     batch: Batch
     rows: list[Sequence]
     new: list[int]
     drawers: list[Sequence]
+    scorers: list[tuple[Sequence, int]]
 
 
 class Scheduler:
@@ -81,10 +83,14 @@ class Scheduler:
         self._admit(granted)
         return self._build(granted) if granted else None
 
-    def commit(self, step: Step) -> None:
-        """Take note that the step's KV is written."""
+    def commit(self, step: Step, scores: list[tuple[float, list[tuple[int, float]]]]) -> None:
+        """Take note that the step's KV is written, and hand out the scores of prompt tokens."""
         for sequence, new in zip(step.rows, step.new, strict=True):
             self.cache.advance(sequence.branch, new)
+        first = 0
+        for sequence, count in step.scorers:
+            sequence.scored += scores[first : first + count]
+            first += count
 
     def _grant_running(self) -> dict[Sequence, int]:
         granted: dict[Sequence, int] = {}
@@ -125,6 +131,9 @@ class Scheduler:
         while self._waiting and budget > 0 and len(self.running) < self.max_rows:
             sequence = self._waiting[0][1]
             table = self.cache.start(sequence.branch)
+            if sequence.wants_scores:
+                # Logits exist only where KV is computed, so cached KV of unscored tokens is of no use.
+                self.cache.forget(sequence.branch, len(sequence.scored))
             new = min(sequence.pending, budget)
             if not self.cache.reserve(sequence.branch, new):
                 self.cache.stop(sequence.branch)
@@ -152,7 +161,7 @@ class Scheduler:
             copies=self.cache.take_copies(),
             logits_at=[],
         )
-        step = Step(batch, rows, [granted[sequence] for sequence in rows], [])
+        step = Step(batch, rows, [granted[sequence] for sequence in rows], [], [])
         for sequence, new in zip(rows, step.new, strict=True):
             self._add_row(step, sequence, new)
         whole = len(rows) == len(self.running)
@@ -174,6 +183,8 @@ class Scheduler:
         else:
             batch.positions += range(begin, end)
             batch.slots += [pages[p // size] * size + p % size for p in range(begin, end)]
+        if sequence.wants_scores:
+            self._add_scores(step, sequence, begin, new)
         batch.row_starts.append(len(batch.token_ids))
         batch.kv_lengths.append(end)
         batch.page_tables.append(pages)
@@ -181,6 +192,16 @@ class Scheduler:
             self.prefill_tokens += new
         if end == len(branch):
             self._add_draws(step, sequence)
+
+    def _add_scores(self, step: Step, sequence: Sequence, begin: int, new: int) -> None:
+        """Logits of this chunk's tokens that have a next one in the prompt, to score that one."""
+        batch, top = step.batch, sequence.params.prompt_logprobs
+        assert top is not None
+        following = sequence.branch.tokens(begin + 1, min(begin + new + 1, len(sequence.branch)))
+        row, first = len(batch.logits_at), len(batch.token_ids) - new
+        batch.logits_at += range(first, first + len(following))
+        batch.scores += [Score(row + i, token, top) for i, token in enumerate(following)]
+        step.scorers.append((sequence, len(following)))
 
     def _add_draws(self, step: Step, sequence: Sequence) -> None:
         batch, params, length = step.batch, sequence.params, len(sequence.branch)

@@ -18,7 +18,8 @@ class Sequence:
 
     `order` is (priority, arrival, index): smaller runs earlier and is preempted later. `stream` is the
     child's index within its request; with `seed` and a position it keys every random number. `owner` is
-    whoever wants the tokens, of no meaning here. `cached` is the KV found when it first started to run.
+    whoever wants the tokens, of no meaning here. `cached` is the KV found when it first started to run,
+    `scored` the (logprob, best ones) of the prompt's tokens from the second on, when asked for.
     """
 
     __slots__ = (
@@ -31,6 +32,7 @@ class Sequence:
         "owner",
         "params",
         "prompt_length",
+        "scored",
         "seed",
         "stream",
         "table",
@@ -59,6 +61,7 @@ class Sequence:
         self.stream = stream
         self.children = children
         self.cached: int | None = None
+        self.scored: list[tuple[float, list[tuple[int, float]]]] = []
         self.table: PageTable | None = None
         self.history = branch.tokens() if params.has_penalties else []
 
@@ -66,6 +69,10 @@ class Sequence:
     def pending(self) -> int:
         """Tokens whose KV is not computed yet; at one, the next step yields logits."""
         return len(self.branch) - self.branch.kv_length
+
+    @property
+    def wants_scores(self) -> bool:
+        return self.is_prompt and self.params.prompt_logprobs is not None
 
     @property
     def is_prompt(self) -> bool:

@@ -183,8 +183,7 @@ class TreeCache:
         last = max(len(branch) - 1, 0)
         if branch.cursor is None or branch.kv_length < last:
             self.resume(branch)
-        elif branch.kv_length > last:
-            self._rewind(branch, last)
+        self.forget(branch, last)
         assert branch.cursor is not None
         self._touch(branch)
         branch.table = PageTable(branch.cursor.pages_from(0) + branch.tail)
@@ -289,8 +288,7 @@ class TreeCache:
             del branch.own[length - branch.start :]
         else:
             branch.start, branch.own = length, []
-        if branch.kv_length > length:
-            self._rewind(branch, length)
+        self.forget(branch, length)
 
     def resume(self, branch: Branch) -> int:
         """Pick up from the tree the KV of the branch's tokens that it lacks; its `kv_length` afterwards.
@@ -323,10 +321,11 @@ class TreeCache:
         if node.end + equal > branch.kv_length:
             self._move(branch, node, page, node.end + equal)
 
-    def _rewind(self, branch: Branch, position: int) -> None:
-        """Give up the KV from `position` on."""
+    def forget(self, branch: Branch, position: int) -> None:
+        """Give up the KV of a branch from `position` on, if it has any; its tokens stay."""
         cursor = branch.cursor
-        assert cursor is not None
+        if cursor is None or branch.kv_length <= position:
+            return
         if position < cursor.end:
             self._move(branch, *self._locate(branch, cursor, position), position)
         else:

@@ -167,6 +167,7 @@ class BranchBook:
             cached_tokens=prompt.cached or 0,
             shared_tokens=job.shared_tokens,
             fork_us=fork_us,
+            prompt_logprobs=job.prompt_logprobs(),
         )
         return job.started
 

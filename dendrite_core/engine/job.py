@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dendrite_core.batching.sequence import Sequence
-from dendrite_core.engine.messages import ChoiceDelta, Started, Usage
+from dendrite_core.engine.messages import ChoiceDelta, Started, TokenLogprob, Usage
 from dendrite_core.engine.output import Choice
 from dendrite_core.engine.stream import Stream
 
@@ -37,9 +37,20 @@ class Job:
             if self.choices[child.stream].finish_reason is None:
                 yield child
 
+    def prompt_logprobs(self) -> tuple[TokenLogprob | None, ...] | None:
+        """One entry per prompt token when they were asked for; nothing precedes the first."""
+        if not self.prompt.wants_scores:
+            return None
+        tokens = self.prompt.branch.tokens(1, self.prompt.prompt_length)
+        return (None, *map(token_logprob, tokens, self.prompt.scored))
+
     def usage(self) -> Usage:
         return Usage(
             prompt_tokens=self.prompt.prompt_length,
             cached_tokens=self.prompt.cached or 0,
             completion_tokens=sum(choice.length for choice in self.choices),
         )
+
+
+def token_logprob(token_id: int, entry: tuple[float, list[tuple[int, float]]]) -> TokenLogprob:
+    return TokenLogprob(token_id, entry[0], tuple(entry[1]))

@@ -18,11 +18,12 @@ from dendrite_core.batching.scheduler import Scheduler, Step
 from dendrite_core.batching.sequence import Sequence
 from dendrite_core.cache.branch import Branch
 from dendrite_core.engine.branches import BranchBook
-from dendrite_core.engine.job import Job
+from dendrite_core.engine.job import Job, token_logprob
 from dendrite_core.engine.messages import EngineStats, Progress, TokenLogprob
 from dendrite_core.engine.stream import Message, Stream, deliver
 from dendrite_core.errors import DendriteError, SequenceFailed
 from dendrite_core.forward.runner import Runner
+from dendrite_core.sampling.logprobs import score
 from dendrite_core.sampling.sampler import Sampled, Sampler
 
 log = logging.getLogger("dendrite.engine")
@@ -105,13 +106,14 @@ class EngineLoop:
         try:
             logits = self.runner.run(step.batch)
             sampled = self.sampler.sample(logits, step.batch.draws)
+            scores = score(logits, step.batch.scores) if step.batch.scores else []
         except Exception as error:
             log.exception("a step failed; its %d sequences end, the engine goes on", len(step.rows))
             failure = SequenceFailed(f"the forward pass failed: {error}")
             self._fail(_jobs_of(step.rows), failure)
             return
         self.steps += 1
-        self.scheduler.commit(step)
+        self.scheduler.commit(step, scores)
         self._generated_tokens += len(sampled.token_ids)
         self._emit(step, sampled)
 
@@ -141,8 +143,7 @@ class EngineLoop:
             children = job.children
         for child, i in zip(children, drawn, strict=True):
             token, logprob = sampled.token_ids[i], sampled.logprobs[i]
-            entry = None if logprob is None else TokenLogprob(token, logprob[0], tuple(logprob[1]))
-            self._advance(job, child, token, entry)
+            self._advance(job, child, token, logprob and token_logprob(token, logprob))
 
     def _fork(self, job: Job, prompt: Sequence) -> None:
         """The prompt is computed: its branch goes idle and its children take their first tokens."""

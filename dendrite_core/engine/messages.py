@@ -36,12 +36,22 @@ class Request:
     priority: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Natural-log probability of a chosen token and of the most likely ones, best first."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
     """The prompt is computed and forked: the request's branches exist and can be named.
 
     `cached_tokens` of the `prompt_tokens` were not computed for this request; `shared_tokens` are the
-    parent's. `fork_us` is how long making the children took, in microseconds.
+    parent's. `fork_us` is how long making the children took, in microseconds. `prompt_logprobs` has an
+    entry for every prompt token when asked for, None for the first.
     """
 
     tree_id: str
@@ -52,15 +62,7 @@ class Started:
     cached_tokens: int
     shared_tokens: int
     fork_us: float
-
-
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
-    """Natural-log probability of a chosen token and of the most likely ones, best first."""
-
-    token_id: int
-    logprob: float
-    top: tuple[tuple[int, float], ...] = ()
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
 
 
 @dataclass(slots=True)

@@ -31,9 +31,7 @@ def test_golden_greedy_001(family: str, make_engine: MakeEngine, in_transformers
     assert alone == expected
     chunked = make_engine(family, max_batch_tokens=7)
     streams = [chunked.submit(chunked._request(prompt, GREEDY, 1, None, None)) for prompt in prompts]
-    batched = [
-        [t for progress in stream for delta in progress.choices for t in delta.token_ids] for stream in streams
-    ]
+    batched = [[t for news in stream for delta in news.choices for t in delta.token_ids] for stream in streams]
     assert batched == expected
 
 
@@ -77,3 +75,21 @@ def test_bfloat16_stays_near_float32(make_engine: MakeEngine, in_transformers: I
         exact = in_transformers("llama").logits(prompt)[-1].log_softmax(-1)
         found = torch.tensor([value for _, value in entry.top])
         torch.testing.assert_close(found, exact[[token for token, _ in entry.top]], atol=0.5, rtol=0.1)
+
+
+@pytest.mark.parametrize("chunk", [512, 7])
+def test_prompt_logprobs_equal_a_full_forward(
+    chunk: int, make_engine: MakeEngine, in_transformers: InTransformers
+) -> None:
+    engine = make_engine(max_batch_tokens=chunk)
+    params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=3)
+    for prompt in fixed_prompts(5) * 2:
+        found = engine.generate(prompt, params).started.prompt_logprobs
+        assert found is not None
+        assert len(found) == len(prompt)
+        assert found[0] is None
+        exact = in_transformers("llama").logits(prompt).log_softmax(-1)
+        for position, entry in enumerate(found[1:], start=1):
+            assert entry is not None
+            assert entry.logprob == pytest.approx(exact[position - 1, prompt[position]].item(), abs=1e-3)
+            assert [token for token, _ in entry.top] == exact[position - 1].topk(3).indices.tolist()

@@ -134,7 +134,8 @@ def test_preemption_loses_nothing(make_engine: MakeEngine) -> None:
 def test_the_same_seed_gives_the_same_tokens_in_any_company(make_engine: MakeEngine) -> None:
     engine = make_engine()
     alone = engine.generate(tokens(30), params(seed=5), n=4)
-    noise = [engine.submit(engine._request(tokens(20, seed=i), params(seed=i), 3, None, None)) for i in range(5)]
+    crowd = [engine._request(tokens(20, seed=i), params(seed=i), 3, None, None) for i in range(5)]
+    noise = [engine.submit(request) for request in crowd]
     company = engine.generate(tokens(30), params(seed=5), n=4)
     assert [c.token_ids for c in alone.choices] == [c.token_ids for c in company.choices]
     for stream in noise:
