@@ -177,7 +177,7 @@ def namespaces_share_a_root(patch: Patch) -> None:
 
 @bug
 def truncation_keeps_kv(patch: Patch) -> None:
-    patch.setattr(TreeCache, "_rewind", lambda self, branch, position: None)
+    patch.setattr(TreeCache, "forget", lambda self, branch, position: None)
 
 
 @bug

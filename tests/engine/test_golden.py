@@ -31,7 +31,7 @@ def test_golden_greedy_001(family: str, make_engine: MakeEngine, in_transformers
     assert alone == expected
     chunked = make_engine(family, max_batch_tokens=7)
     streams = [chunked.submit(chunked._request(prompt, GREEDY, 1, None, None)) for prompt in prompts]
-    batched = [[t for news in stream for delta in news.choices for t in delta.token_ids] for stream in streams]
+    batched = [[t for news in stream for d in news.choices for t in d.token_ids] for stream in streams]
     assert batched == expected
 
 
