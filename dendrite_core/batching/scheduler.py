@@ -62,6 +62,11 @@ class Scheduler:
         return len(self._waiting)
 
     @property
+    def head(self) -> Sequence:
+        """The sequence that is to be admitted next."""
+        return self._waiting[0][1]
+
+    @property
     def has_work(self) -> bool:
         return bool(self.running or self._waiting)
 

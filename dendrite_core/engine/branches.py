@@ -7,6 +7,7 @@ than found wrong.
 
 from __future__ import annotations
 
+import heapq
 import secrets
 import time
 from dataclasses import dataclass, field
@@ -26,11 +27,15 @@ from dendrite_core.text.tokenizer import Tokenizer
 
 @dataclass(slots=True)
 class Record:
-    """What the engine knows of a branch beyond its tokens. `completion` is where its own output begins."""
+    """What the engine knows of a branch beyond its tokens.
+
+    `completion` is where its own output begins. `pinned_until` is in seconds of the monotonic clock.
+    """
 
     completion: int
     finish_reason: str | None = None
     sequence: Sequence | None = None
+    pinned_until: float | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
@@ -42,6 +47,7 @@ class BranchBook:
         self.tokenizer = tokenizer
         self.config = config
         self._boot = secrets.token_hex(3)
+        self._pins: list[tuple[float, int]] = []
 
     # Names.
 
@@ -200,6 +206,40 @@ class BranchBook:
             raise BranchNotFound(f"no tree '{name}' on this server", param="tree_id")
         return [self._info(branch) for branch in root.subtree() if self.cache.lookup(branch.id)]
 
+    def update(
+        self, name: str, pinned: bool | None, ttl: float | None, metadata: dict[str, Any] | None
+    ) -> BranchInfo:
+        """Pin a branch (for `ttl` seconds, or until unpinned), unpin it, or merge into its metadata.
+
+        A pinned branch keeps its KV while anything else can give way. Raises `BranchNotFound`.
+        """
+        branch = self.find(name, "branch_id")
+        record = self._record(branch)
+        if pinned is not None:
+            branch.pinned = pinned
+            record.pinned_until = time.monotonic() + ttl if pinned and ttl is not None else None
+            if record.pinned_until is not None:
+                heapq.heappush(self._pins, (record.pinned_until, branch.id))
+        record.metadata |= metadata or {}
+        return self._info(branch)
+
+    def expire_pins(self) -> None:
+        """Unpin what was pinned for a time that is over."""
+        while self._pins and self._pins[0][0] <= time.monotonic():
+            until, id = heapq.heappop(self._pins)
+            branch = self.cache.lookup(id)
+            if branch is not None and self._record(branch).pinned_until == until:
+                branch.pinned, self._record(branch).pinned_until = False, None
+
+    def yield_pin(self) -> bool:
+        """Unpin the branch that was used longest ago, for want of pages; whether there was one."""
+        pinned = [branch for branch in self.cache.branches.values() if branch.pinned]
+        if not pinned:
+            return False
+        branch = min(pinned, key=lambda branch: branch.last_used)
+        branch.pinned, self._record(branch).pinned_until = False, None
+        return True
+
     def subtree(self, name: str, prune: bool) -> list[Branch]:
         """The branches a release of `name` takes, descendants last. Raises `BranchNotFound`."""
         branch = self.find(name, "branch_id")
@@ -235,12 +275,14 @@ class BranchBook:
             branch_id=self.name(branch),
             tree_id=self.tree_name(branch),
             parent_id=self.name(branch.parent) if branch.parent is not None else None,
-            children=tuple(self.name(child) for child in branch.children.values()),
+            children=tuple(self.name(c) for c in branch.children.values() if self.cache.lookup(c.id)),
             kind="prompt" if is_prompt else "completion",
             length=len(branch),
             own_tokens=len(branch.own),
             kv_tokens=branch.kv_length,
             running=record.sequence is not None,
+            pinned=branch.pinned,
+            pinned_for=record.pinned_until and max(0.0, record.pinned_until - time.monotonic()),
             finish_reason=record.finish_reason,
             text=self.tokenizer.decode(branch.own, skip_special_tokens=not is_prompt),
             metadata=dict(record.metadata),

@@ -86,6 +86,17 @@ class Engine:
         """Forget a branch (with all below it) and free its pages; the ids that are gone."""
         return self._call("release", branch_id, prune)
 
+    def update(
+        self,
+        branch_id: str,
+        *,
+        pinned: bool | None = None,
+        ttl: float | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> Future[BranchInfo]:
+        """Pin a branch (for `ttl` seconds), unpin it, or merge into its metadata."""
+        return self._call("update", branch_id, pinned, ttl, metadata)
+
     def describe(self, branch_id: str) -> Future[BranchInfo]:
         """A branch: its place in the tree, its tokens, its text."""
         return self._call("describe", branch_id)

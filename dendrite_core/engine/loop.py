@@ -68,10 +68,20 @@ class EngineLoop:
         step = self.scheduler.schedule()
         if step is not None:
             self._run(step)
+        elif self.scheduler.waiting:
+            self._unblock()
         self._deliver()
+
+    def _unblock(self) -> None:
+        """Nothing runs and nothing fits: pins give way; without any the first in line cannot be served."""
+        if not self.book.yield_pin():
+            job = self.scheduler.head.owner
+            assert isinstance(job, Job)
+            self._fail([job], SequenceFailed("the KV cache has no room for this request"))
 
     def _drain(self) -> None:
         """Everything in the inbox; waits for news when there is nothing to run."""
+        self.book.expire_pins()
         block = not self.scheduler.has_work
         while True:
             try:

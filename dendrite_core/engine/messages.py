@@ -111,6 +111,7 @@ class BranchInfo:
     """A branch as shown to callers. Lengths are tokens; `own` excludes what it shares with its parent.
 
     `kind` is `prompt` (what a request added to its parent) or `completion` (what was generated after it).
+    `pinned_for` is in seconds, None without an end.
     """
 
     branch_id: str
@@ -122,6 +123,8 @@ class BranchInfo:
     own_tokens: int
     kv_tokens: int
     running: bool
+    pinned: bool
+    pinned_for: float | None
     finish_reason: str | None
     text: str
     metadata: Mapping[str, Any] = field(default_factory=dict)

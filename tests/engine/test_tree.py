@@ -158,3 +158,26 @@ def test_bad_requests_name_the_field(make_engine: MakeEngine) -> None:
             engine.generate(params=params(), **request)  # type: ignore[arg-type]
         assert caught.value.param == param  # type: ignore[attr-defined]
     assert engine.in_flight == 0
+
+
+def test_a_pin_keeps_kv_until_its_time_is_over(make_engine: MakeEngine) -> None:
+    engine = make_engine(num_pages=24, max_rows=4)
+    kept = engine.generate(tokens(60), params())
+    engine.update(kept.branch_id, pinned=True, ttl=60, metadata={"score": 0.5}).result()
+    for seed in range(1, 12):
+        engine.generate(tokens(60, seed=seed), params())
+    shown = engine.describe(kept.branch_id).result()
+    assert (shown.kv_tokens, shown.pinned, shown.metadata) == (67, True, {"score": 0.5})
+    engine.update(kept.branch_id, pinned=True, ttl=0).result()
+    for seed in range(1, 12):
+        engine.generate(tokens(60, seed=seed), params())
+    shown = engine.describe(kept.branch_id).result()
+    assert (shown.kv_tokens, shown.pinned) == (0, False)
+
+
+def test_pins_give_way_rather_than_fail_a_request(make_engine: MakeEngine) -> None:
+    engine = make_engine(num_pages=24, max_rows=4)
+    for seed in range(5):
+        made = engine.generate(tokens(60, seed=seed), params())
+        engine.update(made.branch_id, pinned=True).result()
+    assert len(engine.generate(tokens(200, seed=9), params()).choices[0].token_ids) == 8
