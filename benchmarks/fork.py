@@ -7,11 +7,13 @@ at all lengths are interleaved and the ratio is taken of medians.
 
 from __future__ import annotations
 
+import argparse
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter_ns
 
+from benchmarks.record import emit
 from dendrite_core.cache.branch import Branch
 from dendrite_core.cache.tree import TreeCache
 
@@ -99,7 +101,15 @@ def _percentile(nanoseconds: list[int], percent: int) -> float:
     return sorted(nanoseconds)[(len(nanoseconds) - 1) * percent // 100] / 1000
 
 
-if __name__ == "__main__":
-    for length in (1_000, 8_000, 128_000):
-        print(measure_fork(length, 20_000))
-    print(compare_lengths())
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prefix-length", type=int, nargs="+", default=[1_000, 8_000, 32_000, 128_000])
+    parser.add_argument("--num-forks", type=int, default=20_000)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the table of fork times and the ratio between the longest and the shortest past."""
+    rows = [measure_fork(length, args.num_forks) for length in args.prefix_length]
+    flatness = compare_lengths((min(args.prefix_length), max(args.prefix_length)))
+    print(f"longest over shortest past: {flatness['ratio']:.2f}")
+    emit("fork-overhead", {"page_size": PAGE_SIZE, **flatness}, rows, save=args.save)

@@ -7,6 +7,7 @@ people who want the whole completion.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import threading
@@ -50,6 +51,9 @@ class Engine:
         self._closing = False
         self._idle = threading.Condition()
         self._ids = itertools.count(1)
+        # What is loaded now lives as long as the process; the collector need not look at it every step.
+        gc.collect()
+        gc.freeze()
         self._thread = threading.Thread(target=self._loop.run, name="dendrite-engine", daemon=True)
         self._thread.start()
         log.info("ready: %s", self.config.summary())

@@ -1,0 +1,25 @@
+"""`dendrite-bench`: one subcommand per question, each a module with `add_arguments` and `run`."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+
+QUESTIONS = {
+    "fork-overhead": ("benchmarks.fork", "What does a fork cost, and does it depend on the past's length?"),
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="dendrite-bench", description=__doc__)
+    commands = parser.add_subparsers(dest="question", required=True, metavar="QUESTION")
+    for name, (module, help_text) in QUESTIONS.items():
+        command = commands.add_parser(name, help=help_text, description=help_text)
+        command.add_argument("--save", action="store_true", help="keep the result under benchmarks/results/")
+        import_module(module).add_arguments(command)
+    args = parser.parse_args(argv)
+    import_module(QUESTIONS[args.question][0]).run(args)
+
+
+if __name__ == "__main__":
+    main()
