@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dendrite_core.errors import ModelLoadError
-from dendrite_core.models.rope import RopeConfig
+from dendrite_core.models.rope import NotNative, RopeConfig
 
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "gelu_new", "relu")
 
@@ -56,9 +56,13 @@ _COMMON_DEFAULTS: Mapping[str, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """A decoder-only transformer, as numbers. `max_position` includes what rope scaling adds."""
+    """A decoder-only transformer as far as serving it goes.
+
+    `max_position` includes what rope scaling adds. `layer_windows` is how many tokens back each layer sees,
+    itself included; None is all of them. `dtype` is that of the checkpoint.
+    """
 
     family: str
     vocab_size: int
@@ -67,23 +71,29 @@ class ModelConfig:
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    max_position: int
+    layer_windows: tuple[int | None, ...]
+    attention_scale: float
+    eos_token_ids: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NativeConfig(ModelConfig):
+    """What the native decoder computes with besides."""
+
     intermediate_size: int
     norm_eps: float
     rope: RopeConfig
-    max_position: int
     tie_embeddings: bool
     qkv_bias: bool
     out_bias: bool
     mlp_bias: bool
     qk_norm: bool
-    layer_windows: tuple[int | None, ...]
-    eos_token_ids: tuple[int, ...]
     hidden_act: str
-    dtype: str
-    attention_scale: float
 
     @classmethod
-    def from_hf(cls, hf: Mapping[str, Any], generation: Mapping[str, Any] | None = None) -> ModelConfig:
+    def from_hf(cls, hf: Mapping[str, Any], generation: Mapping[str, Any] | None = None) -> NativeConfig:
         """Read a config.json, and generation_config.json for the tokens that end a text."""
         family = _family(hf)
         hf = {**_COMMON_DEFAULTS, **family.defaults, **hf}
@@ -125,7 +135,7 @@ class ModelConfig:
         if self.head_dim % 2:
             raise ModelLoadError(f"head_dim {self.head_dim} is odd; rope needs pairs")
         if self.hidden_act not in ACTIVATIONS:
-            raise ModelLoadError(f"hidden_act {self.hidden_act!r} is not one of {', '.join(ACTIVATIONS)}")
+            raise NotNative(f"hidden_act {self.hidden_act!r} is not one of {', '.join(ACTIVATIONS)}")
 
     @property
     def parameters(self) -> int:
@@ -149,13 +159,17 @@ def checkpoint_dtype(hf: Mapping[str, Any]) -> str:
     return str(hf.get("dtype") or hf.get("torch_dtype") or "float32").removeprefix("torch.")
 
 
-def _family(hf: Mapping[str, Any]) -> Family:
-    model_type = str(hf.get("model_type"))
-    if model_type not in FAMILIES:
-        raise ModelLoadError(f"model_type {model_type!r} has no native decoder (only {', '.join(FAMILIES)})")
+def refuse_quantized(hf: Mapping[str, Any]) -> None:
     if quantization := hf.get("quantization_config"):
         method = quantization.get("quant_method", "unknown")
         raise ModelLoadError(f"quantization_config with quant_method {method!r} is not supported")
+
+
+def _family(hf: Mapping[str, Any]) -> Family:
+    model_type = str(hf.get("model_type"))
+    if model_type not in FAMILIES:
+        raise NotNative(f"model_type {model_type!r} has no native decoder")
+    refuse_quantized(hf)
     return FAMILIES[model_type]
 
 
@@ -184,7 +198,7 @@ def _layer_windows(family: Family, hf: Mapping[str, Any], layers: int) -> tuple[
         return tuple(int(window) if i >= hf["max_window_layers"] else None for i in range(layers))
     known = {"full_attention": None, "sliding_attention": int(window)}
     if strange := sorted(set(kinds) - set(known)):
-        raise ModelLoadError(f"layer_types {', '.join(strange)} are not supported")
+        raise NotNative(f"layer_types {', '.join(strange)} are not supported")
     if len(kinds) != layers:
         raise ModelLoadError(f"layer_types names {len(kinds)} layers of {layers}")
     return tuple(known[kind] for kind in kinds)
@@ -231,8 +245,8 @@ _SHAPES: Mapping[str, Mapping[str, Any]] = {
 SHAPES = tuple(_SHAPES)
 
 
-def named_shape(name: str) -> ModelConfig:
+def named_shape(name: str) -> NativeConfig:
     """The config behind `shape:<name>`: a known architecture whose weights are random."""
     if name not in _SHAPES:
         raise ModelLoadError(f"no shape {name!r}: there are {', '.join(SHAPES)}")
-    return ModelConfig.from_hf(_SHAPES[name])
+    return NativeConfig.from_hf(_SHAPES[name])

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dendrite_core.models.config import ModelConfig
+from dendrite_core.models.config import NativeConfig
 from dendrite_core.models.parts import Layer, Parts, read_parts
 from dendrite_core.models.rope import rotate
 from dendrite_core.models.weights import Weights
@@ -44,7 +44,7 @@ class Decoder:
 
     def __init__(
         self,
-        config: ModelConfig,
+        config: NativeConfig,
         weights: Weights,
         *,
         dtype: torch.dtype,
@@ -84,7 +84,7 @@ class Decoder:
 class _Forward:
     """The pass as one would write it down."""
 
-    def __init__(self, config: ModelConfig, parts: Parts) -> None:
+    def __init__(self, config: NativeConfig, parts: Parts) -> None:
         self.config, self.parts = config, parts
         self.activate = _ACTIVATIONS[config.hidden_act]
         self.turned = config.num_heads + config.num_kv_heads
@@ -121,7 +121,7 @@ class _Rows:
     sqrt(hidden) that is folded into the weights.
     """
 
-    def __init__(self, config: ModelConfig, rows: int) -> None:
+    def __init__(self, config: NativeConfig, rows: int) -> None:
         heads, kv_heads, d = config.num_heads, config.num_kv_heads, config.head_dim
         hidden = config.hidden_size
         self.wide = torch.full((rows, hidden + 1), math.sqrt(hidden * config.norm_eps))
@@ -141,7 +141,7 @@ class _Rows:
 class _LeanForward:
     """The same pass in as few operators as it takes."""
 
-    def __init__(self, config: ModelConfig, parts: Parts) -> None:
+    def __init__(self, config: NativeConfig, parts: Parts) -> None:
         self.config, self.parts = config, parts
         self.activate = _ACTIVATIONS[config.hidden_act]
         self.final_norm = parts.final_norm * math.sqrt(config.hidden_size)

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from dendrite_core.errors import ModelLoadError
-from dendrite_core.models.config import ModelConfig, named_shape
+from dendrite_core.models.config import ModelConfig, NativeConfig, named_shape
 from dendrite_core.models.decoder import Decoder
+from dendrite_core.models.rope import NotNative
 from dendrite_core.models.weights import Checkpoint, RandomWeights, read_json
 
 _SHAPE_PREFIX = "shape:"
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "tokenizer*", "*.txt"]
+
+
+class AnyDecoder(Protocol):
+    """What serving needs of a decoder, native or not; see `Decoder`."""
+
+    dtype: torch.dtype
+    device: torch.device
+    attention_scale: float
+    layer_windows: list[int | None]
+
+    def __call__(
+        self, token_ids: Tensor, positions: Tensor, attend: Callable[[int, Tensor, Tensor, Tensor], Tensor]
+    ) -> Tensor: ...
+
+    def logits(self, hidden: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +40,7 @@ class LoadedModel:
     """A decoder and what it was made from. `source` says which code computes it, for the start-up line."""
 
     config: ModelConfig
-    decoder: Decoder
+    decoder: AnyDecoder
     source: str
     folder: Path | None
 
@@ -39,19 +58,23 @@ def load_model(
         config = named_shape(str(name).removeprefix(_SHAPE_PREFIX))
         drawn = RandomWeights(config, dtype, device)
         decoder = Decoder(config, drawn, dtype=dtype, device=device, max_length=max_length)
-        return LoadedModel(config, decoder, f"native {config.family}, random weights", None)
+        return LoadedModel(config, decoder, _described(decoder, "random weights"), None)
     folder = find_folder(name)
-    config = read_config(folder)
+    try:
+        config = read_config(folder)
+    except NotNative as reason:
+        return _through_transformers(folder, dtype, device, str(reason))
     checkpoint = Checkpoint(folder)
     checkpoint.check(config)
+    config = checkpoint.settled(config)
     decoder = Decoder(config, checkpoint, dtype=dtype, device=device, max_length=max_length)
-    return LoadedModel(config, decoder, f"native {config.family}", folder)
+    return LoadedModel(config, decoder, _described(decoder), folder)
 
 
-def read_config(folder: Path) -> ModelConfig:
+def read_config(folder: Path) -> NativeConfig:
     """The config of a checkpoint folder, with generation_config.json where there is one."""
     generation = folder / "generation_config.json"
-    return ModelConfig.from_hf(
+    return NativeConfig.from_hf(
         read_json(folder / "config.json"), read_json(generation) if generation.is_file() else None
     )
 
@@ -71,3 +94,16 @@ def find_folder(name: str | Path) -> Path:
         return Path(snapshot_download(str(name), allow_patterns=_HUB_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelLoadError(f"{name} is no folder here and the hub did not give it: {error}") from error
+
+
+def _described(decoder: Decoder, *notes: str) -> str:
+    kernels = " and ".join(dict.fromkeys(decoder.kernels))
+    return ", ".join([f"native {decoder.config.family}", *notes, f"{kernels} kernels"])
+
+
+def _through_transformers(folder: Path, dtype: torch.dtype, device: torch.device, reason: str) -> LoadedModel:
+    # Imported here because transformers takes seconds to import and native models do without it.
+    from dendrite_core.models.transformers_decoder import TransformersDecoder
+
+    decoder = TransformersDecoder(folder, dtype=dtype, device=device)
+    return LoadedModel(decoder.config, decoder, f"transformers' {decoder.config.family} ({reason})", folder)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dendrite_core.models.config import ModelConfig
+from dendrite_core.models.config import NativeConfig
 from dendrite_core.models.linear import Choice, Kernel, MakeKernel, Weight, choose, sample_size
 from dendrite_core.models.rope import interleaved, rotations
 from dendrite_core.models.weights import EMBEDDING, FINAL_NORM, LM_HEAD, Weights, layer_prefix
@@ -74,7 +74,7 @@ class _Reader:
     """Reads fused layers; activations are in `dtype`, and `folds` says that norms go into products."""
 
     def __init__(
-        self, config: ModelConfig, weights: Weights, dtype: torch.dtype, device: torch.device
+        self, config: NativeConfig, weights: Weights, dtype: torch.dtype, device: torch.device
     ) -> None:
         self.config, self.weights, self.dtype, self.device = config, weights, dtype, device
         self.folds = device.type == "cpu" and dtype is torch.float32
@@ -124,7 +124,7 @@ class _Reader:
 
 
 def read_parts(
-    config: ModelConfig,
+    config: NativeConfig,
     weights: Weights,
     *,
     dtype: torch.dtype,

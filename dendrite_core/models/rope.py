@@ -29,6 +29,10 @@ _REQUIRED = {
 }
 
 
+class NotNative(ModelLoadError):
+    """A setting the native decoder does not express; transformers' own code of the model may."""
+
+
 @dataclass(frozen=True, slots=True)
 class RopeConfig:
     """`settings` holds the numbers of the scaling rule by the names checkpoints use."""
@@ -43,15 +47,15 @@ class RopeConfig:
         """Read `rope_parameters`, or the older `rope_theta` and `rope_scaling`."""
         found = {**(hf.get("rope_scaling") or {}), **(hf.get("rope_parameters") or {})}
         if any(isinstance(value, Mapping) for value in found.values()):
-            raise ModelLoadError("rope_parameters differ by layer type, which no native decoder expresses")
+            raise NotNative("rope_parameters differ by layer type")
         kind = str(found.pop("rope_type", None) or found.pop("type", None) or "default")
         found.pop("type", None)
         theta = found.pop("rope_theta", None) or hf.get("rope_theta") or default_theta
         partial = found.pop("partial_rotary_factor", hf.get("partial_rotary_factor"))
         if partial not in (None, 1.0):
-            raise ModelLoadError(f"partial_rotary_factor {partial} is not supported by the native decoder")
+            raise NotNative(f"partial_rotary_factor {partial} is not supported")
         if kind not in KINDS:
-            raise ModelLoadError(f"rope type {kind!r} is not supported: expected one of {', '.join(KINDS)}")
+            raise NotNative(f"rope type {kind!r} is not one of {', '.join(KINDS)}")
         if missing := [name for name in _REQUIRED[kind] if found.get(name) is None]:
             raise ModelLoadError(f"rope type {kind!r} needs {', '.join(missing)}")
         max_position = int(hf.get("max_position_embeddings") or 2048)

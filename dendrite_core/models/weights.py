@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,12 +17,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dendrite_core.errors import ModelLoadError
-from dendrite_core.models.config import ModelConfig
+from dendrite_core.models.config import NativeConfig
 
 EMBEDDING, FINAL_NORM, LM_HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 
 _NAMED_AT_MOST = 20
 _HARMLESS = ("rotary_emb.inv_freq",)
+_FLOATS = ("F64", "F32", "F16", "BF16")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 Shape = tuple[int, ...]
@@ -37,7 +39,7 @@ def layer_prefix(layer: int) -> str:
     return f"model.layers.{layer}."
 
 
-def expected_shapes(config: ModelConfig) -> dict[str, Shape]:
+def expected_shapes(config: NativeConfig) -> dict[str, Shape]:
     """Every weight a checkpoint of this config must hold, and nothing else."""
     shapes: dict[str, Shape] = {
         EMBEDDING: (config.vocab_size, config.hidden_size),
@@ -51,7 +53,7 @@ def expected_shapes(config: ModelConfig) -> dict[str, Shape]:
     return shapes
 
 
-def _layer_shapes(config: ModelConfig) -> dict[str, Shape]:
+def _layer_shapes(config: NativeConfig) -> dict[str, Shape]:
     hidden, inner, d = config.hidden_size, config.intermediate_size, config.head_dim
     queries, keys = config.num_heads * d, config.num_kv_heads * d
     linears = {
@@ -91,26 +93,37 @@ class Checkpoint:
             self._home |= dict.fromkeys(opened.keys(), file)
 
     def shapes(self) -> dict[str, Shape]:
-        return {
-            name: tuple(self._files[file].get_slice(name).get_shape()) for name, file in self._home.items()
-        }
+        return {name: tuple(self._slice(name).get_shape()) for name in self._home}
+
+    def _slice(self, name: str) -> Any:
+        return self._files[self._home[name]].get_slice(name)
 
     def read(self, name: str) -> Tensor:
         tensor: Tensor = self._files[self._home[name]].get_tensor(name)
         return tensor
 
-    def check(self, config: ModelConfig) -> None:
+    def settled(self, config: NativeConfig) -> NativeConfig:
+        """The config as the weights have it: a head that differs from the embedding is not tied to it."""
+        tied = config.tie_embeddings and LM_HEAD in self._home
+        if tied and not torch.equal(self.read(LM_HEAD), self.read(EMBEDDING)):
+            return replace(config, tie_embeddings=False)
+        return config
+
+    def check(self, config: NativeConfig) -> None:
         """Raise one error that names everything wrong with this checkpoint for `config`."""
         found, expected = self.shapes(), expected_shapes(config)
-        harmless = {name for name in found if name.endswith(_HARMLESS)}
-        if config.tie_embeddings:
-            harmless.add(LM_HEAD)
+        harmless = {name for name in found if name.endswith(_HARMLESS)} | {LM_HEAD}
         problems = [f"missing {name}" for name in expected if name not in found]
         problems += [f"unexpected {name}" for name in sorted(found.keys() - expected.keys() - harmless)]
         problems += [
             f"{name} has shape {list(found[name])}, expected {list(shape)}"
             for name, shape in expected.items()
             if name in found and found[name] != shape
+        ]
+        problems += [
+            f"{name} is stored as {kind}"
+            for name in expected.keys() & found.keys()
+            if (kind := self._slice(name).get_dtype()) not in _FLOATS
         ]
         if problems:
             raise ModelLoadError(f"{self.folder} does not fit its config.json: {_listed(problems)}")
@@ -119,7 +132,7 @@ class Checkpoint:
 class RandomWeights:
     """Weights drawn from a seed, for shapes without a checkpoint; made where they are used."""
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device, seed: int = 0) -> None:
+    def __init__(self, config: NativeConfig, dtype: torch.dtype, device: torch.device, seed: int = 0) -> None:
         self._shapes = expected_shapes(config)
         self._dtype, self._device = dtype, device
         self._generator = torch.Generator(device).manual_seed(seed)
