@@ -181,11 +181,11 @@ def _check_continuation(fields: Fields, messages: tuple[Message, ...], opens_tur
 
 
 def template_kwargs(fields: Fields) -> dict[str, Any]:
-    kwargs = fields.take("chattemplate_kwargs") or {}
+    kwargs = fields.take("chat_template_kwargs") or {}
     if not isinstance(kwargs, dict):
-        raise wrong_type("chattemplate_kwargs", "an object", kwargs)
+        raise wrong_type("chat_template_kwargs", "an object", kwargs)
     for name in kwargs.keys() & _TEMPLATE_OWN:
-        raise invalid(f"chattemplate_kwargs.{name}", "it has a place of its own in the request.")
+        raise invalid(f"chat_template_kwargs.{name}", "it has a place of its own in the request.")
     return kwargs
 
 

@@ -1,0 +1,101 @@
+"""`python -m dendrite_server`: load a model, listen, and drain when asked to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from dendrite_core.engine.engine import Engine
+from dendrite_core.errors import DendriteError
+from dendrite_server.app import create_app
+from dendrite_server.arguments import engine_config, parse_arguments, server_config
+from dendrite_server.config import ServerConfig
+from dendrite_server.service import Service
+
+log = logging.getLogger("dendrite.server")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; 0 after a clean end, 1 when the model cannot be served."""
+    arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(level=arguments.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    try:
+        engine = Engine(engine_config(arguments))
+    except DendriteError as error:
+        print(f"dendrite: cannot serve {arguments.model or 'the embedded model'}: {error}", file=sys.stderr)
+        return 1
+    # What was loaded lives as long as the process; the collector need not walk it at every turn.
+    gc.collect()
+    gc.freeze()
+    with engine:
+        serve(engine, server_config(arguments), access_log=arguments.access_log)
+    return 0
+
+
+def serve(engine: Engine, config: ServerConfig, *, access_log: bool = False) -> None:
+    """Listen until told to stop; the engine has no requests left afterwards."""
+    app: Any = create_app(engine, config)
+    settings = uvicorn.Config(
+        app,
+        host=config.host,
+        port=config.port,
+        access_log=access_log,
+        log_level="info" if access_log else "warning",
+        lifespan="off",
+        server_header=False,
+        # Longer than clients keep a pooled connection, so that none is closed under a new request.
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=10,
+    )
+    DrainingServer(settings, app.state.service).run()
+
+
+class DrainingServer(uvicorn.Server):
+    """A server that at the first SIGTERM or SIGINT finishes what runs, and at the second stops at once."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    async def startup(self, sockets: Any = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        if self.started:
+            print(self._announcement(), flush=True)
+
+    def _announcement(self) -> str:
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+        names = ", ".join(self._service.names)
+        summary = self._service.engine.config.summary()
+        return f"Dendrite {self._service.version} serves {names} at {url}\n  {summary}"
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Not as uvicorn does it, which closes the door at once and raises the signal again at the end."""
+        if self._service.draining:
+            self.force_exit = self.should_exit = True
+            return
+        self._service.draining = True
+        self._loop.call_soon_threadsafe(self._begin_draining)
+
+    def _begin_draining(self) -> None:
+        self._draining = self._loop.create_task(self._drain())
+
+    async def _drain(self) -> None:
+        engine, timeout = self._service.engine, self._service.config.drain_timeout
+        log.info("draining: %d requests in flight", engine.in_flight)
+        if not await asyncio.to_thread(engine.drain, timeout):
+            log.warning("%d requests did not finish in %g s and are ended", engine.in_flight, timeout)
+            await asyncio.to_thread(engine.close)
+        self.should_exit = True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""`create_app`: the routes, and what every request passes on its way in and out.
+
+From the outside in: a request id and an answer for every error, CORS for pages on this machine, the key.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dendrite_core.engine.engine import Engine
+from dendrite_core.errors import DendriteError
+from dendrite_server.config import ServerConfig
+from dendrite_server.endpoints import branches, chat, completions, meta
+from dendrite_server.errors import Unauthorized, answer_error, error_response, report
+from dendrite_server.protocol.identity import new_request_id
+from dendrite_server.service import Service
+from dendrite_server.transport import ClientGone
+
+# Anyone may ask whether the server lives; the key guards everything else.
+_OPEN_PATHS = ("/health",)
+_LOCAL_ORIGIN = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
+_REQUEST_ID = re.compile(r"[\w.:-]{1,128}")
+
+
+def create_app(engine: Engine, config: ServerConfig | None = None) -> Starlette:
+    """The ASGI application that serves `engine`; whoever made the engine closes it."""
+    config = config or ServerConfig()
+    middleware = [
+        Middleware(Envelope),
+        Middleware(
+            CORSMiddleware,
+            allow_origin_regex=_LOCAL_ORIGIN,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after"],
+        ),
+    ]
+    if config.api_key is not None:
+        middleware.append(Middleware(KeyCheck, api_key=config.api_key))
+    app = Starlette(
+        routes=[*chat.routes, *completions.routes, *branches.routes, *meta.routes],
+        middleware=middleware,
+        exception_handlers={DendriteError: answer_error, HTTPException: answer_error},
+    )
+    # A path with a slash too many is a 404 in OpenAI's shape, not a redirect that drops the body.
+    app.router.redirect_slashes = False
+    app.state.service = Service(engine, config)
+    return app
+
+
+class Envelope:
+    """Gives every request an id and every failure an answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        scope["dendrite.request_id"] = request_id
+        started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except (ClientGone, ClientDisconnect):
+            return
+        except Exception as error:
+            report(error, request_id)
+            if not started:
+                await error_response(error)(scope, receive, send_with_id)
+
+
+def _request_id(scope: Scope) -> str:
+    """The caller's own id where it is a plain one, so that both sides' logs can be joined."""
+    asked = Headers(scope=scope).get("x-request-id", "")
+    return asked if _REQUEST_ID.fullmatch(asked) else new_request_id()
+
+
+class KeyCheck:
+    """Lets in who knows the key."""
+
+    def __init__(self, app: ASGIApp, api_key: str) -> None:
+        self._app = app
+        self._key = api_key.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in _OPEN_PATHS:
+            refusal = self._refusal(Headers(scope=scope).get("authorization", ""))
+            if refusal is not None:
+                await error_response(refusal)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _refusal(self, header: str) -> Unauthorized | None:
+        scheme, _, given = header.partition(" ")
+        if scheme.lower() != "bearer" or not given:
+            return Unauthorized("No API key was given: send it as 'Authorization: Bearer KEY'.")
+        right = hmac.compare_digest(given.strip().encode("latin-1"), self._key)
+        return None if right else Unauthorized("The API key is not valid.")

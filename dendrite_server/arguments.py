@@ -1,0 +1,117 @@
+"""The command line: its options, and the settings of engine and server that they become."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+
+from dendrite_core.config import PAGE_SIZES, EngineConfig
+from dendrite_server.config import ServerConfig
+
+EMBEDDED_NAME = "dendrite"
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The options as given; a leading `serve` is taken for people who are used to one."""
+    arguments = _parser().parse_args(argv[1:] if argv and argv[0] == "serve" else argv)
+    arguments.model = arguments.model or arguments.positional_model
+    return arguments
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "dendrite serve",
+        description="Serve a model over the OpenAI API, with a KV cache that is a tree.",
+        epilog="Stop with SIGTERM or Ctrl-C: running requests finish first, a second signal ends them.",
+    )
+    parser.add_argument("positional_model", nargs="?", metavar="MODEL", help="the same as --model")
+    _add_model_options(parser.add_argument_group("model"))
+    _add_memory_options(parser.add_argument_group("memory and batching"))
+    _add_http_options(parser.add_argument_group("HTTP"))
+    return parser
+
+
+def _add_model_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--model", help="folder or Hugging Face hub id (default: the embedded model)")
+    add("--served-model-name", nargs="+", metavar="NAME", help="names it answers to (default: its own)")
+    add("--dtype", help="float32, bfloat16 or float16 (default: what suits the device)")
+    add("--device", help="cpu or cuda (default: cuda where there is one)")
+    add("--max-model-len", type=int, metavar="N", help="tokens of the longest context (default: the model's)")
+    add("--threads", type=int, metavar="N", help="CPU threads of the arithmetic (default: torch's choice)")
+
+
+def _add_memory_options(group: argparse._ArgumentGroup) -> None:
+    add, own = group.add_argument, EngineConfig(model="")
+    add("--kv-cache-memory", type=_bytes, metavar="SIZE", help="memory for KV, as 512M or 2G")
+    add("--num-pages", type=int, metavar="N", help="pages of KV, instead of --kv-cache-memory")
+    add("--page-size", type=int, choices=PAGE_SIZES, default=own.page_size, help="tokens of a page")
+    add("--gpu-memory-utilization", type=float, default=own.gpu_memory_utilization, metavar="PART")
+    add("--max-num-seqs", type=int, default=own.max_rows, metavar="N", help="branches decoded together")
+    add("--max-num-batched-tokens", type=int, metavar="N", help="new tokens of one step")
+    add("--max-waiting", type=int, default=own.max_waiting, metavar="N", help="requests queued before a 429")
+    add("--max-n-branches", type=int, default=own.max_children, metavar="N", help="branches of one request")
+    add("--max-branches", type=int, default=own.max_branches, metavar="N", help="branches that can be named")
+
+
+def _add_http_options(group: argparse._ArgumentGroup) -> None:
+    add, own = group.add_argument, ServerConfig()
+    add("--host", default=own.host, help="address to listen on, 0.0.0.0 for all (default: %(default)s)")
+    add("--port", type=int, default=own.port, help="0 for any free one (default: %(default)s)")
+    add("--api-key", metavar="KEY", help="key that callers must send (environment: DENDRITE_API_KEY)")
+    add("--max-body-size", type=_bytes, default=own.max_body_bytes, metavar="SIZE", help="of one request")
+    add(
+        "--keep-alive",
+        type=float,
+        default=own.keep_alive,
+        metavar="S",
+        help="silence before a comment",
+    )
+    add("--patience", type=float, default=own.patience, metavar="S", help="before a stuck reader is dropped")
+    add("--drain-timeout", type=float, default=own.drain_timeout, metavar="S", help="for running requests")
+    add("--log-level", default="warning", choices=["debug", "info", "warning", "error"])
+    add("--access-log", action="store_true", help="log every request")
+
+
+def _bytes(text: str) -> int:
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a size like 512M or 2G")
+    return int(float(found[1]) * 1024 ** " kmgt".index(found[2].lower() or " "))
+
+
+def engine_config(arguments: argparse.Namespace) -> EngineConfig:
+    return EngineConfig(
+        model=arguments.model or str(files("dendrite_core") / "embedded"),
+        dtype=arguments.dtype,
+        device=arguments.device,
+        page_size=arguments.page_size,
+        num_pages=arguments.num_pages,
+        kv_cache_bytes=arguments.kv_cache_memory,
+        gpu_memory_utilization=arguments.gpu_memory_utilization,
+        max_model_len=arguments.max_model_len,
+        max_rows=arguments.max_num_seqs,
+        max_batch_tokens=arguments.max_num_batched_tokens,
+        max_waiting=arguments.max_waiting,
+        max_children=arguments.max_n_branches,
+        max_branches=arguments.max_branches,
+        threads=arguments.threads,
+    )
+
+
+def server_config(arguments: argparse.Namespace) -> ServerConfig:
+    names = arguments.served_model_name or ([] if arguments.model else [EMBEDDED_NAME])
+    return ServerConfig(
+        host=arguments.host,
+        port=arguments.port,
+        api_key=arguments.api_key or os.environ.get("DENDRITE_API_KEY") or None,
+        model_names=tuple(names),
+        max_body_bytes=arguments.max_body_size,
+        keep_alive=arguments.keep_alive,
+        patience=arguments.patience,
+        drain_timeout=arguments.drain_timeout,
+    )

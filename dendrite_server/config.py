@@ -1,0 +1,24 @@
+"""Settings of the HTTP side: what is asked on the command line, apart from the engine's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """How the server listens, whom it lets in, and what it puts up with.
+
+    `model_names` are the names the model answers to, the first one is the default (none: its folder's
+    name). Times are seconds: `keep_alive` of silence before a stream sends a comment, `patience` before a
+    reader that takes nothing is dropped, `drain_timeout` for running requests after SIGTERM.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_key: str | None = None
+    model_names: tuple[str, ...] = ()
+    max_body_bytes: int = 32 << 20
+    keep_alive: float = 15.0
+    patience: float = 60.0
+    drain_timeout: float = 120.0

@@ -1,0 +1,71 @@
+"""`POST /v1/chat/completions`: messages in, choices out, each one a branch that can be continued."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from dendrite_core.engine.completion import Completion
+from dendrite_core.engine.messages import Started
+from dendrite_server.endpoints.generation import Generation, engine_requests, read_request, respond
+from dendrite_server.protocol.identity import CHAT
+from dendrite_server.protocol.request import ChatRequest, parse_chat
+from dendrite_server.protocol.response import Body, Wants, chat_completion
+from dendrite_server.protocol.stream import ChatEncoder
+from dendrite_server.service import Service, service_of
+
+# Rendering and encoding about this much text takes a millisecond; more is not done on the event loop.
+_LONG_PROMPT = 20_000
+
+T = TypeVar("T")
+
+
+async def create_chat_completion(request: Request) -> Response:
+    service = service_of(request)
+    body = await read_request(request)
+    asked = parse_chat(body, service.limits)
+    model = service.model_name(asked.model)
+    prompt, joint = await _encode(service, asked)
+    renamed = {"max_tokens": "max_completion_tokens"} if body.get("max_completion_tokens") else {}
+    generation = Generation(service, engine_requests(request, asked, [prompt], joint), renamed)
+    tokenizer = service.engine.tokenizer
+    wants = Wants(logprobs=asked.params.logprobs is not None, token_ids=asked.return_token_ids)
+
+    def whole(completions: list[Completion]) -> Body:
+        header = service.header(CHAT, "chat.completion", model, completions[0].started, asked.n)
+        return chat_completion(header, completions[0], tokenizer.token_bytes, wants)
+
+    def encoder(started: Started) -> ChatEncoder:
+        header = service.header(CHAT, "chat.completion.chunk", model, started, asked.n)
+        return ChatEncoder(header, asked, tokenizer.token_bytes)
+
+    return await respond(request, generation, whole, encoder, stream=asked.stream)
+
+
+async def _encode(service: Service, asked: ChatRequest) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    template = dict(asked.template_kwargs)
+    if asked.parent_id is None:
+        template["continue_final_message"] = asked.continue_final_message
+
+    def encode() -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return service.engine.encode_chat(
+            list(asked.messages),
+            continues=asked.parent_id is not None,
+            add_generation_prompt=asked.add_generation_prompt,
+            **template,
+        )
+
+    return await off_loop_if_long(sum(len(str(message["content"])) for message in asked.messages), encode)
+
+
+async def off_loop_if_long(characters: int, work: Callable[[], T]) -> T:
+    """Run `work` here, or in a thread where it would hold up every other request."""
+    return work() if characters < _LONG_PROMPT else await asyncio.to_thread(work)
+
+
+routes = [Route("/v1/chat/completions", create_chat_completion, methods=["POST"])]

@@ -1,0 +1,63 @@
+"""`POST /v1/completions`: raw prompts, as text or token ids, one or many."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from dendrite_core.engine.completion import Completion
+from dendrite_core.engine.messages import Started
+from dendrite_server.endpoints.chat import off_loop_if_long
+from dendrite_server.endpoints.generation import Generation, engine_requests, read_request, respond
+from dendrite_server.protocol.identity import COMPLETION
+from dendrite_server.protocol.request import CompletionRequest, parse_completion
+from dendrite_server.protocol.response import Body, Wants, text_completion
+from dendrite_server.protocol.stream import TextEncoder
+from dendrite_server.service import Service, service_of
+
+
+async def create_completion(request: Request) -> Response:
+    service = service_of(request)
+    asked = parse_completion(await read_request(request), service.limits)
+    model = service.model_name(asked.model)
+    size = sum(len(prompt) for prompt in asked.prompts if isinstance(prompt, str))
+    prompts = await off_loop_if_long(size, lambda: _encode(service, asked))
+    generation = Generation(service, engine_requests(request, asked, prompts), {"messages": "prompt"})
+    echoes = _echoes(service, asked)
+    choices = asked.n * len(prompts)
+    tokenizer = service.engine.tokenizer
+    wants = Wants(logprobs=asked.params.logprobs is not None, token_ids=asked.return_token_ids)
+
+    def whole(completions: list[Completion]) -> Body:
+        header = service.header(COMPLETION, "text_completion", model, completions[0].started, choices)
+        return text_completion(header, completions, echoes, tokenizer.token_bytes, wants)
+
+    def encoder(started: Started) -> TextEncoder:
+        header = service.header(COMPLETION, "text_completion", model, started, choices)
+        return TextEncoder(header, asked, tokenizer.token_bytes, echoes)
+
+    return await respond(request, generation, whole, encoder, stream=asked.stream)
+
+
+def _encode(service: Service, asked: CompletionRequest) -> list[tuple[int, ...]]:
+    """Texts become ids; a text that follows a parent gets no frame of a new one around it."""
+    tokenizer = service.engine.tokenizer
+
+    def encode(text: str) -> list[int]:
+        return (
+            tokenizer.encode_prompt(text) if asked.parent_id is None else tokenizer.encode(text, special=True)
+        )
+
+    return [prompt if isinstance(prompt, tuple) else tuple(encode(prompt)) for prompt in asked.prompts]
+
+
+def _echoes(service: Service, asked: CompletionRequest) -> list[str]:
+    if not asked.echo:
+        return [""] * len(asked.prompts)
+    skip = asked.params.skip_special_tokens
+    decode = service.engine.tokenizer.decode
+    return [prompt if isinstance(prompt, str) else decode(prompt, skip) for prompt in asked.prompts]
+
+
+routes = [Route("/v1/completions", create_completion, methods=["POST"])]

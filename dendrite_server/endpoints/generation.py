@@ -1,0 +1,167 @@
+"""From a parsed request to the engine and back: what chat and completions do alike.
+
+A `Generation` is the engine's streams behind one HTTP request, one per prompt. When it is left early,
+because the client hung up or one prompt failed, what still runs is stopped and its branches are freed:
+nobody knows their names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from dendrite_core.engine.completion import Completion, collect
+from dendrite_core.engine.messages import Progress, Request, Started
+from dendrite_core.engine.stream import Stream
+from dendrite_core.errors import DendriteError, RequestError
+from dendrite_server.protocol.fields import read_json
+from dendrite_server.protocol.request import Common
+from dendrite_server.protocol.response import Body, encode_json
+from dendrite_server.protocol.stream import Encoder
+from dendrite_server.service import Service, service_of
+from dendrite_server.transport import EventStream, read_body, unless_gone
+
+News = Started | Progress
+Events = AsyncGenerator[tuple[int, News], None]
+
+
+async def read_request(request: HttpRequest) -> Body:
+    return read_json(await read_body(request, service_of(request).config.max_body_bytes))
+
+
+def json_response(body: Body) -> Response:
+    return Response(encode_json(body), media_type="application/json")
+
+
+async def respond(
+    request: HttpRequest,
+    generation: Generation,
+    whole: Callable[[list[Completion]], Body],
+    encoder: Callable[[Started], Encoder],
+    *,
+    stream: bool,
+) -> Response:
+    """The answer as one body or as a stream, for as long as somebody listens."""
+    if not stream:
+        return json_response(whole(await unless_gone(request.receive, generation.completions())))
+    config = service_of(request).config
+    return EventStream(_frames(generation, encoder), keep_alive=config.keep_alive, patience=config.patience)
+
+
+def engine_requests(
+    request: HttpRequest, asked: Common, prompts: Sequence[tuple[int, ...]], joint: tuple[int, ...] = ()
+) -> list[Request]:
+    return [
+        Request(
+            request_id=request.scope["dendrite.request_id"],
+            prompt=prompt,
+            joint=joint,
+            params=asked.params,
+            n=asked.n,
+            parent_id=asked.parent_id,
+            parent_offset=asked.parent_offset,
+            namespace=asked.namespace,
+            priority=asked.priority,
+        )
+        for prompt in prompts
+    ]
+
+
+class Generation:
+    """The streams of one HTTP request. `renamed` gives the engine's names of fields back as the caller's."""
+
+    def __init__(self, service: Service, requests: Sequence[Request], renamed: Mapping[str, str]) -> None:
+        self._service = service
+        self._renamed = renamed
+        self._streams: list[Stream] = []
+        self._open: set[Stream] = set()
+        try:
+            for request in requests:
+                self._streams.append(service.engine.submit(request))
+                self._open.add(self._streams[-1])
+        except DendriteError:
+            self._discard()
+            raise
+
+    async def completions(self) -> list[Completion]:
+        """Every prompt's completion, once all have ended."""
+        seen: list[list[News]] = [[] for _ in self._streams]
+        async for prompt, news in self.events():
+            seen[prompt].append(news)
+        return [_completion(stream, news) for stream, news in zip(self._streams, seen, strict=True)]
+
+    async def events(self) -> Events:
+        """What happens to each prompt, as it happens. Raises what the engine raises."""
+        try:
+            async for event in self._follow(0) if len(self._streams) == 1 else self._merge():
+                yield event
+        except RequestError as error:
+            error.param = self._renamed.get(error.param or "", error.param)
+            raise
+        finally:
+            self._discard()
+
+    async def _follow(self, prompt: int) -> Events:
+        stream = self._streams[prompt]
+        try:
+            yield prompt, await stream.started()
+            async for progress in stream:
+                yield prompt, progress
+        except Exception:
+            self._open.discard(stream)
+            raise
+        self._open.discard(stream)
+
+    async def _merge(self) -> Events:
+        queue: asyncio.Queue[tuple[int, News] | Exception | None] = asyncio.Queue()
+        pumps = [
+            asyncio.create_task(_pump(self._follow(prompt), queue)) for prompt in range(len(self._streams))
+        ]
+        try:
+            for _ in pumps:
+                while (item := await queue.get()) is not None:
+                    if isinstance(item, Exception):
+                        raise item
+                    yield item
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.wait(pumps)
+
+    def _discard(self) -> None:
+        for stream in self._open:
+            self._service.abandon(stream)
+        self._open.clear()
+
+
+async def _pump(events: Events, queue: asyncio.Queue[tuple[int, News] | Exception | None]) -> None:
+    try:
+        async for event in events:
+            queue.put_nowait(event)
+        queue.put_nowait(None)
+    except Exception as error:
+        queue.put_nowait(error)
+
+
+def _completion(stream: Stream, news: list[News]) -> Completion:
+    started, *progress = news
+    assert isinstance(started, Started)
+    return collect(started, stream.request.n, [one for one in progress if isinstance(one, Progress)])
+
+
+async def _frames(generation: Generation, make: Callable[[Started], Encoder]) -> AsyncGenerator[bytes, None]:
+    encoder: Encoder | None = None
+    async for prompt, news in generation.events():
+        if isinstance(news, Started):
+            encoder = encoder or make(news)
+            frame = encoder.start(prompt, news)
+        else:
+            assert encoder is not None, "the engine starts before it generates"
+            frame = encoder.news(prompt, news)
+        if frame:
+            yield frame
+    assert encoder is not None, "a generation that ends has started"
+    yield encoder.end()

@@ -1,0 +1,175 @@
+"""What is served and how it does: models, health, metrics, version, and the tokenizer over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from dendrite_core.engine.messages import EngineStats
+from dendrite_core.errors import EngineClosed
+from dendrite_server.endpoints.generation import json_response, read_request
+from dendrite_server.protocol.fields import Fields, as_token_ids, missing
+from dendrite_server.protocol.messages import parse_messages
+from dendrite_server.protocol.request import template_kwargs
+from dendrite_server.protocol.response import Body, encode_json
+from dendrite_server.service import Service, service_of
+
+
+async def list_models(request: Request) -> Response:
+    service = service_of(request)
+    return json_response({"object": "list", "data": [_model(service, name) for name in service.names]})
+
+
+async def get_model(request: Request) -> Response:
+    service = service_of(request)
+    return json_response(_model(service, service.model_name(request.path_params["model"])))
+
+
+def _model(service: Service, name: str) -> Body:
+    return {
+        "id": name,
+        "object": "model",
+        "created": service.created,
+        "owned_by": "dendrite",
+        "root": service.names[0],
+        "parent": None,
+        "max_model_len": service.engine.config.max_model_len,
+    }
+
+
+async def health(request: Request) -> Response:
+    """200 while requests are taken; 503 while draining or when the engine is gone."""
+    service = service_of(request)
+    try:
+        stats = await asyncio.wrap_future(service.engine.stats())
+    except EngineClosed:
+        return _health("closed", {})
+    body = {
+        "model": service.names[0],
+        "pages": {
+            "total": stats.pages_total,
+            "free": stats.pages_free,
+            "used": stats.pages_used,
+            "shared": stats.pages_shared,
+            "cached": stats.pages_cached,
+            "size": stats.page_size,
+        },
+        "running": stats.running,
+        "waiting": stats.waiting,
+        "branches": stats.branches,
+    }
+    return _health("draining" if service.draining else "ok", body)
+
+
+def _health(status: str, body: Body) -> Response:
+    content = encode_json({"status": status, **body})
+    return Response(content, 200 if status == "ok" else 503, media_type="application/json")
+
+
+async def show_version(request: Request) -> Response:
+    return json_response({"version": service_of(request).version})
+
+
+# Prometheus text. A name in common use for the same thing is kept, so that panels translate.
+_METRICS: tuple[tuple[str, str, str, str], ...] = (
+    ("num_requests_running", "gauge", "running", "Branches that take part in the next step."),
+    ("num_requests_waiting", "gauge", "waiting", "Prompts and branches that wait for pages or rows."),
+    ("branches", "gauge", "branches", "Branches that can be named."),
+    ("forks_total", "counter", "forks", "Branches forked from another one."),
+    ("cow_copies_total", "counter", "cow_copies", "Shared tail pages copied at their first write."),
+    ("evictions_total", "counter", "evictions", "Pages whose cached content was given up."),
+    ("num_preemptions_total", "counter", "preemptions", "Running branches that had to give up their pages."),
+    ("prompt_tokens_computed_total", "counter", "prefill_tokens", "Prompt tokens computed."),
+    ("prompt_tokens_cached_total", "counter", "cached_tokens", "Prompt tokens found in the tree."),
+    ("generation_tokens_total", "counter", "generated_tokens", "Tokens generated."),
+    ("steps_total", "counter", "steps", "Steps of the engine."),
+)
+_PAGE_STATES = ("free", "used", "shared", "cached")
+
+
+async def metrics(request: Request) -> Response:
+    stats = await asyncio.wrap_future(service_of(request).engine.stats())
+    return Response(metrics_text(stats), media_type="text/plain; version=0.0.4")
+
+
+def metrics_text(stats: EngineStats) -> str:
+    lines = _metric("kv_pages", "gauge", "Pages of KV by state; shared ones are among the used.")
+    lines += [
+        f'dendrite:kv_pages{{state="{name}"}} {getattr(stats, "pages_" + name)}' for name in _PAGE_STATES
+    ]
+    lines += _metric("kv_cache_usage_perc", "gauge", "Used pages, 1 is all.")
+    lines.append(f"dendrite:kv_cache_usage_perc {stats.pages_used / stats.pages_total:.6g}")
+    for name, kind, source, text in _METRICS:
+        lines += [*_metric(name, kind, text), f"dendrite:{name} {getattr(stats, source)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _metric(name: str, kind: str, text: str) -> list[str]:
+    return [f"# HELP dendrite:{name} {text}", f"# TYPE dendrite:{name} {kind}"]
+
+
+async def tokenize(request: Request) -> Response:
+    """Ids of a prompt or of messages, in vLLM's shape."""
+    service = service_of(request)
+    fields = Fields(await read_request(request))
+    service.model_name(fields.string("model"))
+    with_texts = fields.boolean("return_token_strs", False)
+    chat = fields.has("messages")
+    ids = _tokens_of_messages(service, fields) if chat else _tokens_of_prompt(service, fields)
+    fields.finish()
+    tokenizer = service.engine.tokenizer
+    return json_response(
+        {
+            "count": len(ids),
+            "max_model_len": service.engine.config.max_model_len,
+            "tokens": ids,
+            "token_strs": [tokenizer.token_text(token) for token in ids] if with_texts else None,
+        }
+    )
+
+
+def _tokens_of_prompt(service: Service, fields: Fields) -> list[int]:
+    fields.require("prompt")
+    text = fields.string("prompt", "")
+    tokenizer = service.engine.tokenizer
+    framed = fields.boolean("add_special_tokens", True)
+    return tokenizer.encode_prompt(text) if framed else tokenizer.encode(text, special=True)
+
+
+def _tokens_of_messages(service: Service, fields: Fields) -> list[int]:
+    messages = parse_messages(fields.array("messages") or [])
+    continues = fields.boolean("continue_final_message", False)
+    ids, _ = service.engine.encode_chat(
+        list(messages),
+        continues=False,
+        add_generation_prompt=fields.boolean("add_generation_prompt", not continues),
+        continue_final_message=continues,
+        **template_kwargs(fields),
+    )
+    return list(ids)
+
+
+async def detokenize(request: Request) -> Response:
+    service = service_of(request)
+    fields = Fields(await read_request(request))
+    service.model_name(fields.string("model"))
+    if not fields.has("tokens"):
+        raise missing("tokens")
+    ids = as_token_ids("tokens", fields.take("tokens"), service.limits.vocab_size)
+    fields.finish()
+    return json_response({"prompt": service.engine.tokenizer.decode(ids, skip_special_tokens=False)})
+
+
+routes = [
+    Route("/v1/models", list_models, methods=["GET"]),
+    # Names of models may hold slashes, as hub ids do.
+    Route("/v1/models/{model:path}", get_model, methods=["GET"]),
+    Route("/health", health, methods=["GET"]),
+    Route("/version", show_version, methods=["GET"]),
+    Route("/metrics", metrics, methods=["GET"]),
+    Route("/tokenize", tokenize, methods=["POST"]),
+    Route("/detokenize", detokenize, methods=["POST"]),
+]

@@ -1,0 +1,207 @@
+"""Answers in OpenAI's shapes: whole completions, and the pieces that streams share with them.
+
+Beyond OpenAI's keys a choice carries `branch_id` and `stop_reason`, the body `tree`; nothing else is added
+unless it was asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dendrite_core.engine.completion import Completion, CompletionChoice
+from dendrite_core.engine.messages import Started, TokenLogprob, Usage
+
+TokenBytes = Callable[[int], bytes]
+Body = dict[str, Any]
+
+SERVICE_TIER = "default"
+
+# Plain ASCII: clients that split a stream with `str.splitlines` break on a raw U+2028.
+encode_json = json.JSONEncoder(separators=(",", ":")).encode
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What every message of one answer repeats."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    system_fingerprint: str
+
+    def body(self) -> Body:
+        body: Body = {"id": self.id, "object": self.object, "created": self.created, "model": self.model}
+        body["system_fingerprint"] = self.system_fingerprint
+        if self.object.startswith("chat."):
+            body["service_tier"] = SERVICE_TIER
+        return body
+
+
+@dataclass(frozen=True, slots=True)
+class Wants:
+    """What a request asked to see in its choices."""
+
+    logprobs: bool = False
+    token_ids: bool = False
+
+
+def usage_body(prompt: int, cached: int, completion: int) -> Body:
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    }
+
+
+def sum_usage(parts: Iterable[Usage]) -> Body:
+    """One usage for the prompts of one request."""
+    parts = list(parts)
+    return usage_body(
+        sum(part.prompt_tokens for part in parts),
+        sum(part.cached_tokens for part in parts),
+        sum(part.completion_tokens for part in parts),
+    )
+
+
+def tree_body(started: Started) -> Body:
+    return {
+        "tree_id": started.tree_id,
+        "parent_id": started.parent_id,
+        "prompt_branch_id": started.prompt_branch_id,
+        "fork_us": round(started.fork_us, 3),
+        "shared_tokens": started.shared_tokens,
+    }
+
+
+def trees_body(started: Sequence[Started]) -> Body:
+    """`tree` of a request with one prompt; with several, `trees` in the prompts' order."""
+    if len(started) == 1:
+        return {"tree": tree_body(started[0])}
+    return {"trees": [tree_body(one) for one in started]}
+
+
+# Chat completions.
+
+
+def chat_completion(header: Header, completion: Completion, token_bytes: TokenBytes, wants: Wants) -> Body:
+    return {
+        **header.body(),
+        "choices": [_chat_choice(choice, token_bytes, wants) for choice in completion.choices],
+        "usage": sum_usage([completion.usage]),
+        **trees_body([completion.started]),
+    }
+
+
+def _chat_choice(choice: CompletionChoice, token_bytes: TokenBytes, wants: Wants) -> Body:
+    body: Body = {
+        "index": choice.index,
+        "message": {"role": "assistant", "content": choice.text, "refusal": None, "annotations": []},
+        "logprobs": chat_logprobs(choice.logprobs, token_bytes) if wants.logprobs else None,
+        "finish_reason": choice.finish_reason,
+        "stop_reason": choice.stop_reason,
+        "branch_id": choice.branch_id,
+    }
+    if wants.token_ids:
+        body["token_ids"] = choice.token_ids
+    return body
+
+
+def chat_logprobs(entries: Iterable[TokenLogprob], token_bytes: TokenBytes) -> Body:
+    return {"content": [_chat_logprob(entry, token_bytes) for entry in entries], "refusal": None}
+
+
+def _chat_logprob(entry: TokenLogprob, token_bytes: TokenBytes) -> Body:
+    top = [_named_logprob(token_id, logprob, token_bytes) for token_id, logprob in entry.top]
+    return {**_named_logprob(entry.token_id, entry.logprob, token_bytes), "top_logprobs": top}
+
+
+def _named_logprob(token_id: int, logprob: float, token_bytes: TokenBytes) -> Body:
+    raw = token_bytes(token_id)
+    return {"token": raw.decode(errors="replace"), "logprob": finite(logprob), "bytes": list(raw)}
+
+
+def finite(logprob: float) -> float:
+    """JSON has no infinity; -9999 is what OpenAI writes for a token that could not be drawn."""
+    return max(logprob, -9999.0)
+
+
+# Legacy completions.
+
+
+def text_completion(
+    header: Header,
+    completions: Sequence[Completion],
+    echoes: Sequence[str],
+    token_bytes: TokenBytes,
+    wants: Wants,
+) -> Body:
+    """The choices of every prompt in order; `echoes` are the texts put before each prompt's choices."""
+    choices = [
+        text_choice(prompt * len(completion.choices) + choice.index, echo, choice, token_bytes, wants)
+        for prompt, (completion, echo) in enumerate(zip(completions, echoes, strict=True))
+        for choice in completion.choices
+    ]
+    return {
+        **header.body(),
+        "choices": choices,
+        "usage": sum_usage(completion.usage for completion in completions),
+        **trees_body([completion.started for completion in completions]),
+    }
+
+
+def text_choice(
+    index: int, echo: str, choice: CompletionChoice, token_bytes: TokenBytes, wants: Wants
+) -> Body:
+    body: Body = {
+        "index": index,
+        "text": echo + choice.text,
+        "logprobs": legacy_logprobs(choice.logprobs, token_bytes, 0) if wants.logprobs else None,
+        "finish_reason": choice.finish_reason,
+        "stop_reason": choice.stop_reason,
+        "branch_id": choice.branch_id,
+    }
+    if wants.token_ids:
+        body["token_ids"] = choice.token_ids
+    return body
+
+
+def legacy_logprobs(entries: Sequence[TokenLogprob], token_bytes: TokenBytes, offset: int) -> Body:
+    """Parallel lists; `offset` is the number of characters before the first entry."""
+    names = [token_name(entry.token_id, token_bytes) for entry in entries]
+    offsets = []
+    for name in names:
+        offsets.append(offset)
+        offset += len(name)
+    return {
+        "tokens": names,
+        "token_logprobs": [finite(entry.logprob) for entry in entries],
+        "top_logprobs": [_top_by_name(entry, token_bytes) for entry in entries],
+        "text_offset": offsets,
+    }
+
+
+def _top_by_name(entry: TokenLogprob, token_bytes: TokenBytes) -> dict[str, float]:
+    """The best tokens and the chosen one by name, as OpenAI has it."""
+    best = {token_name(token_id, token_bytes): finite(logprob) for token_id, logprob in entry.top}
+    best.setdefault(token_name(entry.token_id, token_bytes), finite(entry.logprob))
+    return best
+
+
+def token_name(token_id: int, token_bytes: TokenBytes) -> str:
+    """A token as text; one that is not whole characters by its bytes, so that names stay distinct."""
+    raw = token_bytes(token_id)
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)

@@ -1,0 +1,91 @@
+"""`Service`: the engine as the endpoints see it, under its public names and limits."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from starlette.requests import Request
+
+from dendrite_core.engine.engine import Engine
+from dendrite_core.engine.messages import Started
+from dendrite_core.engine.stream import Stream
+from dendrite_core.errors import DendriteError, ModelNotFound
+from dendrite_server.config import ServerConfig
+from dendrite_server.protocol.identity import completion_id
+from dendrite_server.protocol.request import Limits
+from dendrite_server.protocol.response import Header
+
+
+class Service:
+    """One engine being served. `draining` is set once the process has been asked to stop."""
+
+    def __init__(self, engine: Engine, config: ServerConfig) -> None:
+        self.engine = engine
+        self.config = config
+        self.names = config.model_names or (_default_name(engine.config.model),)
+        self.created = int(time.time())
+        self.version = _version()
+        self.fingerprint = self._fingerprint()
+        self.limits = Limits(vocab_size=engine.config.vocab_size, max_branches=engine.config.max_children)
+        self.draining = False
+        # The event loop itself keeps no task alive.
+        self._background: set[asyncio.Task[None]] = set()
+
+    def model_name(self, asked: str | None) -> str:
+        """The name to answer under. Raises `ModelNotFound`."""
+        if asked is None:
+            return self.names[0]
+        if asked not in self.names:
+            raise ModelNotFound(
+                f"The model '{asked}' does not exist; this server has {', '.join(self.names)}.", param="model"
+            )
+        return asked
+
+    def header(self, prefix: str, kind: str, model: str, started: Started, choices: int) -> Header:
+        """What names an answer of this moment."""
+        name = completion_id(prefix, started.branch_ids[0], choices)
+        return Header(name, kind, int(time.time()), model, self.fingerprint)
+
+    def abandon(self, stream: Stream) -> None:
+        """Stop a request that nobody listens to any more, and free its branches."""
+        stream.abort()
+        task = asyncio.create_task(self._free(stream))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _free(self, stream: Stream) -> None:
+        """One by one, because what others have forked from them since goes on."""
+        try:
+            started = await stream.started()
+            for branch_id in (*started.branch_ids, started.prompt_branch_id):
+                await asyncio.wrap_future(self.engine.release(branch_id, prune=False))
+        except DendriteError:
+            return
+
+    def _fingerprint(self) -> str:
+        """What decides about bits: the model, its number format and this version."""
+        config = self.engine.config
+        facts = (config.model, config.dtype, config.device, config.decoder, self.version)
+        return "fp_" + hashlib.sha256(repr(facts).encode()).hexdigest()[:10]
+
+
+def service_of(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+def _default_name(model: str) -> str:
+    """A folder is known by its last part, a hub id as it is."""
+    path = Path(model)
+    return path.resolve().name if path.exists() else model
+
+
+def _version() -> str:
+    try:
+        return version("dendrite")
+    except PackageNotFoundError:
+        return "unknown"

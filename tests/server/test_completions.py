@@ -1,0 +1,118 @@
+"""Legacy completions and the tokenizer endpoints: prompts in every form, echo, logprobs, branches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from openai.types import Completion, Model
+
+from tests.server.conftest import MODEL, Server
+
+TEXT = "the tree of thoughts"
+
+
+def complete(http: httpx.Client, **fields: Any) -> dict[str, Any]:
+    answer = http.post("/v1/completions", json={"max_tokens": 4, "temperature": 0, **fields})
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    Completion.model_validate(body, strict=True)
+    return body
+
+
+def test_the_sdk_completes(client: openai.OpenAI) -> None:
+    answer = client.completions.create(model=MODEL, prompt=TEXT)
+    assert answer.object == "text_completion"
+    assert answer.id.startswith("cmpl-")
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens <= 16
+
+
+def test_text_and_its_ids_are_the_same_prompt(http: httpx.Client, server: Server) -> None:
+    ids = server.engine.tokenizer.encode_prompt(TEXT)
+    by_text, by_ids = complete(http, prompt=TEXT), complete(http, prompt=ids)
+    assert by_text["choices"][0]["text"] == by_ids["choices"][0]["text"]
+    assert by_text["usage"]["prompt_tokens"] == len(ids)
+
+
+def test_many_prompts_with_many_choices_are_numbered_through(http: httpx.Client) -> None:
+    body = complete(http, prompt=[TEXT, "a page"], n=2)
+    assert [choice["index"] for choice in body["choices"]] == [0, 1, 2, 3]
+    texts = [choice["text"] for choice in body["choices"]]
+    assert texts[0] == texts[1] == complete(http, prompt=TEXT)["choices"][0]["text"]
+    assert texts[2] == texts[3] == complete(http, prompt="a page")["choices"][0]["text"]
+    assert len(body["trees"]) == 2
+    assert len({choice["branch_id"] for choice in body["choices"]}) == 4
+
+
+def test_echo_puts_the_prompt_first(http: httpx.Client, server: Server) -> None:
+    plain = complete(http, prompt=TEXT)["choices"][0]["text"]
+    assert complete(http, prompt=TEXT, echo=True)["choices"][0]["text"] == TEXT + plain
+    ids = server.engine.tokenizer.encode(TEXT)
+    assert complete(http, prompt=[ids], echo=True)["choices"][0]["text"] == TEXT + plain
+
+
+def test_legacy_logprobs(http: httpx.Client) -> None:
+    choice = complete(http, prompt=TEXT, logprobs=3, max_tokens=6)["choices"][0]
+    logprobs = choice["logprobs"]
+    assert len(logprobs["tokens"]) == len(logprobs["token_logprobs"]) == len(logprobs["text_offset"]) == 6
+    assert logprobs["text_offset"][0] == 0
+    for token, logprob, top in zip(
+        logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True
+    ):
+        assert len(top) == 3
+        assert top[token] == logprob == max(top.values())
+
+
+def test_a_completion_forks_and_goes_on(http: httpx.Client) -> None:
+    whole = complete(http, prompt=TEXT, max_tokens=8, ignore_eos=True)["choices"][0]["text"]
+    first = complete(http, prompt=TEXT, ignore_eos=True)
+    rest = complete(http, parent_id=first["id"], n_branches=2, ignore_eos=True)
+    assert [first["choices"][0]["text"] + choice["text"] for choice in rest["choices"]] == [whole, whole]
+    more = complete(http, prompt=" and", parent_id=first["choices"][0]["branch_id"])
+    assert more["tree"]["parent_id"] == first["choices"][0]["branch_id"]
+    assert more["usage"]["prompt_tokens"] > first["usage"]["prompt_tokens"] + 4
+
+
+def test_tokenize_and_back(http: httpx.Client, server: Server) -> None:
+    answer = http.post("/tokenize", json={"model": MODEL, "prompt": TEXT, "return_token_strs": True}).json()
+    ids = server.engine.tokenizer.encode_prompt(TEXT)
+    assert answer["tokens"] == ids
+    assert answer["count"] == len(ids)
+    assert answer["max_model_len"] == 2048
+    assert "".join(answer["token_strs"]) == TEXT
+    assert http.post("/detokenize", json={"tokens": ids}).json() == {"prompt": TEXT}
+
+
+def test_tokenize_messages(http: httpx.Client, server: Server) -> None:
+    asked = {"messages": [{"role": "user", "content": "hi"}]}
+    text = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    assert http.post("/tokenize", json=asked).json()["tokens"] == server.engine.tokenizer.encode(
+        text, special=True
+    )
+    bare = http.post("/tokenize", json={**asked, "add_generation_prompt": False}).json()
+    assert http.post("/detokenize", json={"tokens": bare["tokens"]}).json()["prompt"].endswith("<|im_end|>\n")
+
+
+def test_models(client: openai.OpenAI, http: httpx.Client) -> None:
+    assert [model.id for model in client.models.list()] == [MODEL]
+    assert client.models.retrieve(MODEL).owned_by == "dendrite"
+    Model.model_validate(http.get(f"/v1/models/{MODEL}").json(), strict=True)
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.models.retrieve("another/model")
+    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+
+
+def test_health_version_and_metrics(http: httpx.Client) -> None:
+    health = http.get("/health").json()
+    assert health["status"] == "ok"
+    pages = health["pages"]
+    assert pages["total"] == pages["free"] + pages["used"] + pages["cached"]
+    assert set(http.get("/version").json()) == {"version"}
+    text = http.get("/metrics").text
+    for line in text.splitlines():
+        assert line.startswith(("# HELP dendrite:", "# TYPE dendrite:", "dendrite:")), line
+    assert f'dendrite:kv_pages{{state="free"}} {pages["free"]}\n' in text
+    assert "dendrite:generation_tokens_total" in text

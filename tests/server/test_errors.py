@@ -1,0 +1,228 @@
+"""Errors as clients meet them: one shape with all four keys, the right status, nothing from inside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from dendrite_core import SamplingParams
+from dendrite_core.engine.messages import Request
+from dendrite_core.errors import DendriteError, EngineClosed, QueueFull, RequestError, SequenceFailed
+from dendrite_server.config import ServerConfig
+from dendrite_server.errors import TABLE, error_body, error_response, row_of
+from tests.server.conftest import MODEL, Serve, Server
+
+Error = dict[str, Any]
+
+USER: Any = [{"role": "user", "content": "hi"}]
+
+
+def check(answer: httpx.Response, status: int, kind: str, code: str | None, param: str | None) -> Error:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-request-id"]
+    assert set(answer.json()) == {"error"}
+    error: Error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert (error["type"], error["code"], error["param"]) == (kind, code, param)
+    assert error["message"]
+    return error
+
+
+BAD = "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "param"),
+    [
+        ("{not json", 400, "invalid_json", None),
+        ("[]", 400, "invalid_json", None),
+        ({"messages": [{"role": "user", "content": 3}]}, 400, "invalid_type", "messages[0].content"),
+        ({"messages": USER, "temprature": 1}, 400, "unknown_parameter", "temprature"),
+        ({"messages": USER, "audio": {}}, 400, "unsupported_parameter", "audio"),
+        ({"messages": USER, "model": "gpt-4"}, 404, "model_not_found", "model"),
+        ({"messages": USER, "parent_id": "branch_0"}, 404, "branch_not_found", "parent_id"),
+        ({"messages": USER, "parent_id": "chatcmpl-0"}, 404, "branch_not_found", "parent_id"),
+        ({"messages": USER, "max_tokens": 5000}, 400, "context_length_exceeded", "max_tokens"),
+        (
+            {"messages": USER, "max_completion_tokens": 5000},
+            400,
+            "context_length_exceeded",
+            "max_completion_tokens",
+        ),
+        ({"messages": [{"role": "user", "content": "x" * 5000}]}, 400, "context_length_exceeded", "messages"),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_bad_chat_request(
+    http: httpx.Client, body: Any, status: int, code: str, param: str | None, stream: bool
+) -> None:
+    content = body if isinstance(body, str) else json.dumps({**body, "stream": stream})
+    check(http.post("/v1/chat/completions", content=content), status, BAD, code, param)
+
+
+def test_a_long_prompt_is_called_prompt_in_completions(http: httpx.Client) -> None:
+    answer = http.post("/v1/completions", json={"prompt": [1] * 3000})
+    check(answer, 400, BAD, "context_length_exceeded", "prompt")
+
+
+def test_unknown_paths_and_methods(http: httpx.Client) -> None:
+    check(http.get("/v1/nothing"), 404, BAD, "unknown_url", None)
+    check(http.get("/v1/chat/completions/"), 404, BAD, "unknown_url", None)
+    check(http.get("/v1/completions"), 405, BAD, "method_not_supported", None)
+    check(http.put("/v1/branches/x", json={}), 405, BAD, "method_not_supported", None)
+
+
+def test_the_sdk_raises_its_own_classes(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as not_found:
+        client.chat.completions.create(model="gpt-4", messages=USER)
+    assert not_found.value.code == "model_not_found"
+    assert not_found.value.request_id
+    with pytest.raises(openai.BadRequestError) as bad:
+        client.chat.completions.create(model=MODEL, messages=USER, temperature=3)
+    assert (bad.value.param, bad.value.type) == ("temperature", BAD)
+
+
+def test_request_ids_are_ours_or_the_callers(http: httpx.Client) -> None:
+    assert http.get("/health").headers["x-request-id"].startswith("req_")
+    named = {"x-request-id": "trace-7.a:b"}
+    assert http.get("/health", headers=named).headers["x-request-id"] == "trace-7.a:b"
+    strange = {"x-request-id": "a b\tc"}
+    assert http.get("/health", headers=strange).headers["x-request-id"].startswith("req_")
+
+
+class TestGuarded:
+    """A server with a key, a small body limit and room for two requests."""
+
+    @pytest.fixture(scope="class")
+    def guarded(self, serve: Serve) -> Server:
+        config = ServerConfig(api_key="s3cret", max_body_bytes=4096, model_names=("a", "b/c"))
+        return serve(config, max_waiting=1, max_rows=1)
+
+    @pytest.fixture(scope="class")
+    def http(self, guarded: Server) -> Iterator[httpx.Client]:
+        key = {"authorization": "Bearer s3cret"}
+        with httpx.Client(base_url=guarded.url, headers=key, timeout=30) as client:
+            yield client
+
+    @pytest.mark.parametrize("header", [None, "s3cret", "Bearer", "Bearer wrong", "Basic s3cret", "Bearer ä"])
+    def test_a_wrong_key(self, guarded: Server, header: str | None) -> None:
+        headers = {} if header is None else {"authorization": header.encode("latin-1")}
+        for path in ("/v1/models", "/metrics", "/v1/nothing"):
+            answer = httpx.get(guarded.url + path, headers=headers)
+            error = check(answer, 401, "authentication_error", "invalid_api_key", None)
+            assert "s3cret" not in json.dumps(error)
+        assert httpx.get(guarded.url + "/health", headers=headers).status_code == 200
+
+    def test_the_right_key_through_the_sdk(self, guarded: Server) -> None:
+        with openai.OpenAI(base_url=f"{guarded.url}/v1", api_key="s3cret", max_retries=0) as client:
+            assert [model.id for model in client.models.list()] == ["a", "b/c"]
+            answer = client.chat.completions.create(model="b/c", messages=USER, max_tokens=1)
+            assert answer.model == "b/c"
+            assert client.models.retrieve("b/c").id == "b/c"
+        with (
+            openai.OpenAI(base_url=f"{guarded.url}/v1", api_key="no", max_retries=0) as client,
+            pytest.raises(openai.AuthenticationError),
+        ):
+            client.models.list()
+
+    @pytest.mark.parametrize("size", [5000, 12_000, 400_000])
+    def test_a_body_too_large(self, http: httpx.Client, size: int) -> None:
+        answer = http.post("/v1/completions", json={"prompt": "x" * size})
+        check(answer, 413, BAD, "request_too_large", None)
+        chunked = http.post("/v1/completions", content=iter([b"x" * (size // 2)] * 2))
+        check(chunked, 413, BAD, "request_too_large", None)
+
+    def test_a_full_queue(self, guarded: Server, http: httpx.Client) -> None:
+        params = SamplingParams(max_tokens=1500, ignore_eos=True)
+        running = [
+            guarded.engine.submit(Request(request_id="x", prompt=(1,), params=params)) for _ in range(2)
+        ]
+        answer = http.post("/v1/completions", json={"prompt": [1]})
+        check(answer, 429, "rate_limit_error", "rate_limit_exceeded", None)
+        assert int(answer.headers["retry-after"]) >= 1
+        assert int(answer.headers["retry-after-ms"]) >= 1
+        for stream in running:
+            stream.abort().result()
+        assert http.post("/v1/completions", json={"prompt": [1]}).status_code == 200
+
+    def test_pages_on_this_machine_may_ask(self, guarded: Server) -> None:
+        def preflight(origin: str) -> httpx.Response:
+            headers = {"origin": origin, "access-control-request-method": "POST"}
+            headers["access-control-request-headers"] = "authorization,content-type"
+            return httpx.options(f"{guarded.url}/v1/chat/completions", headers=headers)
+
+        local = "http://localhost:3000"
+        assert preflight(local).headers["access-control-allow-origin"] == local
+        assert "access-control-allow-origin" not in preflight("http://evil.example").headers
+        refused = httpx.get(f"{guarded.url}/v1/models", headers={"origin": local})
+        assert refused.status_code == 401
+        assert refused.headers["access-control-allow-origin"] == local
+
+
+def test_a_fault_inside_is_told_without_insides(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve()
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError("secret path /etc")
+
+    monkeypatch.setattr(server.engine, "encode_chat", broken)
+    answer = httpx.post(f"{server.url}/v1/chat/completions", json={"messages": USER})
+    error = check(answer, 500, "server_error", "internal_error", None)
+    assert "secret" not in error["message"]
+
+
+def test_a_fault_in_the_middle_of_a_stream_is_an_event(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve()
+    asked = {"prompt": [1], "max_tokens": 500, "ignore_eos": True, "stream": True}
+    with httpx.stream("POST", f"{server.url}/v1/completions", json=asked, timeout=30) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        monkeypatch.setattr(server.engine._loop.runner, "run", lambda batch: 1 / 0)
+        events = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+    assert events[-1]["error"]["code"] == "generation_failed"
+    assert "zero" not in events[-1]["error"]["message"]
+    monkeypatch.undo()
+    assert httpx.post(f"{server.url}/v1/completions", json={"prompt": [1]}).status_code == 200
+
+
+def every_error(base: type[DendriteError] = DendriteError) -> Iterator[type[DendriteError]]:
+    for cls in base.__subclasses__():
+        yield cls
+        yield from every_error(cls)
+
+
+@pytest.mark.parametrize("cls", set(every_error()), ids=lambda cls: cls.__name__)
+def test_every_error_has_a_row_and_none_is_a_conflict(cls: type[DendriteError]) -> None:
+    row = row_of(cls("what happened"))
+    assert row.status != 409
+    assert issubclass(cls, row.error)
+    assert set(error_body(cls("what happened"))["error"]) == {"message", "type", "param", "code"}
+
+
+def test_rows_of_the_table_are_reachable() -> None:
+    for row in TABLE:
+        assert row_of(row.error("x")) is row
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (RequestError("bad", param="x"), 400, True),
+        (QueueFull("full", retry_after=2.5), 429, True),
+        (EngineClosed("closing"), 503, True),
+        (SequenceFailed("cuda at 0x7f"), 500, False),
+        (RuntimeError("cuda at 0x7f"), 500, False),
+    ],
+    ids=str,
+)
+def test_only_what_a_caller_can_use_is_told(error: Exception, status: int, told: bool) -> None:
+    answer = error_response(error)
+    assert answer.status_code == status
+    assert (str(error) in bytes(answer.body).decode()) is told

@@ -1,0 +1,317 @@
+"""Coming and going: clients that hang up or stop reading, silence, draining, and the process as a whole."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from dendrite_server.arguments import engine_config, parse_arguments, server_config
+from dendrite_server.config import ServerConfig
+from dendrite_server.transport import EventStream
+from tests.server.conftest import Serve, Server
+
+LONG: dict[str, Any] = {"prompt": "the tree", "max_tokens": 1900, "ignore_eos": True, "temperature": 1}
+
+
+def raw_request(server: Server, body: dict[str, Any]) -> socket.socket:
+    """Send a completion request by hand; the connection is the caller's to break."""
+    content = json.dumps(body).encode()
+    connection = socket.create_connection(("127.0.0.1", server.port))
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(content)}\r\n\r\n"
+    connection.sendall(head.encode() + content)
+    return connection
+
+
+class TestHangUp:
+    @pytest.fixture(scope="class")
+    def server(self, serve: Serve) -> Server:
+        return serve()
+
+    @pytest.mark.parametrize("stream", [False, True])
+    @pytest.mark.parametrize("n", [1, 8])
+    def test_a_client_that_hangs_up_stops_its_generation(self, server: Server, stream: bool, n: int) -> None:
+        connection = raw_request(server, {**LONG, "stream": stream, "n": n})
+        server.settle("running", n)
+        if stream:
+            assert connection.recv(100)
+        connection.close()
+        server.settle("running", 0)
+        server.settle("used", 0)
+        server.settle("branches", 0)
+
+    def test_all_prompts_of_a_request_stop(self, server: Server) -> None:
+        connection = raw_request(server, {**LONG, "prompt": ["one", "two", "three"], "n": 2})
+        server.settle("running", 6)
+        connection.close()
+        server.settle("running", 0)
+        server.settle("used", 0)
+
+    def test_one_bad_prompt_stops_the_others(self, server: Server) -> None:
+        body = {**LONG, "prompt": [[1], [2], [3] * 200]}
+        answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=30)
+        assert answer.json()["error"]["code"] == "context_length_exceeded"
+        server.settle("running", 0)
+        server.settle("used", 0)
+
+    def test_the_sdk_breaks_off_a_stream(self, server: Server) -> None:
+        with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+            stream = client.completions.create(model="tiny", prompt="a", max_tokens=1900, stream=True)
+            next(iter(stream))
+            stream.close()
+        server.settle("running", 0)
+        server.settle("used", 0)
+
+    def test_one_that_hangs_up_while_it_waits_leaves_nothing(self, serve: Serve) -> None:
+        server = serve(max_rows=1)
+        running = raw_request(server, LONG)
+        server.settle("running", 1)
+        waiting = raw_request(server, {**LONG, "prompt": "another one"})
+        server.settle("waiting", 1)
+        waiting.close()
+        server.settle("waiting", 0)
+        running.close()
+        server.settle("running", 0)
+        server.settle("used", 0)
+        server.settle("branches", 0)
+
+    def test_what_others_forked_from_it_goes_on(self, server: Server) -> None:
+        connection = raw_request(server, {**LONG, "stream": True})
+        text = b""
+        while b"branch_id" not in text:
+            text += connection.recv(4096)
+        found = re.search(rb'"branch_id":"(\w+)"', text)
+        assert found is not None
+        parent = found[1].decode()
+        child = httpx.post(
+            f"{server.url}/v1/completions",
+            json={"parent_id": parent, "max_tokens": 4, "ignore_eos": True},
+            timeout=30,
+        ).json()
+        connection.close()
+        server.settle("running", 0)
+        again = httpx.post(f"{server.url}/v1/completions", json={"parent_id": child["id"], "max_tokens": 2})
+        assert again.status_code == 200
+        httpx.delete(f"{server.url}/v1/branches/{child['tree']['prompt_branch_id']}")
+
+
+class TestSilence:
+    """The stream response alone, with frames and an ASGI server of our own making."""
+
+    @staticmethod
+    async def run(
+        frames: AsyncGenerator[bytes, None], *, stuck: bool = False, patience: float = 9.0
+    ) -> list[bytes]:
+        sent: list[bytes] = []
+        never = asyncio.Event()
+
+        async def receive() -> Any:
+            await never.wait()
+
+        async def send(message: Any) -> None:
+            sent.append(message["type"].encode() if "status" in message else message["body"])
+            if stuck and len(sent) > 1:
+                await never.wait()
+
+        stream = EventStream(frames, keep_alive=0.05, patience=patience)
+        await stream({"type": "http", "dendrite.request_id": "req_test"}, receive, send)
+        return sent
+
+    async def test_silence_is_broken_by_comments(self) -> None:
+        async def frames() -> AsyncGenerator[bytes, None]:
+            await asyncio.sleep(0.2)
+            yield b"data: 1\n\n"
+
+        sent = await self.run(frames())
+        assert sent[0] == b"http.response.start"
+        assert sent[1] == b": keep-alive\n\n"
+        assert sent[-2:] == [b"data: 1\n\n", b""]
+
+    async def test_an_error_after_a_comment_is_an_event(self) -> None:
+        async def frames() -> AsyncGenerator[bytes, None]:
+            await asyncio.sleep(0.2)
+            raise openai.OpenAIError("x")
+            yield b""
+
+        sent = await self.run(frames())
+        assert b'"code":"internal_error"' in sent[-2]
+        assert sent[-1] == b""
+
+    async def test_an_error_before_anything_is_raised(self) -> None:
+        async def frames() -> AsyncGenerator[bytes, None]:
+            raise ValueError("x")
+            yield b""
+
+        with pytest.raises(ValueError, match="x"):
+            await self.run(frames())
+
+    async def test_a_reader_that_stops_reading_is_dropped(self, caplog: pytest.LogCaptureFixture) -> None:
+        closed = False
+
+        async def frames() -> AsyncGenerator[bytes, None]:
+            nonlocal closed
+            try:
+                while True:
+                    yield b"data: 1\n\n"
+            finally:
+                closed = True
+
+        begin = time.monotonic()
+        sent = await self.run(frames(), stuck=True, patience=0.1)
+        assert closed
+        assert len(sent) == 2
+        assert time.monotonic() - begin < 2
+        assert "stopped reading" in caplog.text
+
+
+def test_a_reader_that_stops_reading_stops_its_generation(serve: Serve) -> None:
+    server = serve(ServerConfig(patience=0.3), max_rows=64)
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect(("127.0.0.1", server.port))
+    content = json.dumps({**LONG, "n": 48, "stream": True, "logprobs": 20}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(content)}\r\n\r\n"
+    connection.sendall(head.encode() + content)
+    server.settle("running", 48)
+    server.settle("running", 0, seconds=30)
+    server.settle("used", 0)
+    connection.close()
+
+
+class Process:
+    """`python -m dendrite_server` as a child process, its port read off its first line."""
+
+    def __init__(self, checkpoint: Path, *options: str, **environment: str) -> None:
+        command = [sys.executable, "-m", "dendrite_server", "serve", str(checkpoint), "--port", "0"]
+        command += ["--num-pages", "512", "--threads", "1", *options]
+        pipe = subprocess.PIPE
+        self.child = subprocess.Popen(
+            command, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **environment}
+        )
+        assert self.child.stdout is not None
+        self.first_line = self.child.stdout.readline() + self.child.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:\d+", self.first_line)
+        assert found is not None, self.child.communicate(timeout=5)
+        self.url = found[0]
+
+    def stop(self) -> int:
+        self.child.send_signal(signal.SIGTERM)
+        return self.child.wait(20)
+
+
+@contextmanager
+def process(checkpoint: Path, *options: str, **environment: str) -> Iterator[Process]:
+    started = Process(checkpoint, *options, **environment)
+    try:
+        yield started
+    finally:
+        started.child.kill()
+        started.child.communicate()
+
+
+def test_a_process_says_what_it_serves_and_ends_cleanly(checkpoint: Path) -> None:
+    names = ["--served-model-name", "a", "b"]
+    with process(checkpoint, *names, DENDRITE_API_KEY="k") as served:
+        assert "a, b" in served.first_line
+        assert "float32" in served.first_line
+        assert "512 pages x 16 tokens" in served.first_line
+        assert httpx.get(f"{served.url}/v1/models").status_code == 401
+        key = {"authorization": "Bearer k"}
+        models = httpx.get(f"{served.url}/v1/models", headers=key).json()["data"]
+        assert [model["id"] for model in models] == ["a", "b"]
+        assert served.stop() == 0
+        assert served.child.communicate()[1] == ""
+
+
+def test_sigterm_lets_running_requests_finish_and_takes_no_new_ones(checkpoint: Path) -> None:
+    asked = {**LONG, "max_tokens": 600}
+    with process(checkpoint) as served, httpx.Client(base_url=served.url, timeout=30) as http:
+        assert http.get("/health").status_code == 200
+        results: list[dict[str, Any]] = []
+
+        def whole() -> None:
+            results.append(httpx.post(f"{served.url}/v1/completions", json=asked, timeout=30).json())
+
+        thread = threading.Thread(target=whole)
+        with http.stream("POST", "/v1/completions", json={**asked, "stream": True}) as stream:
+            thread.start()
+            lines = stream.iter_lines()
+            next(lines)
+            while httpx.get(f"{served.url}/health").json()["running"] < 2:
+                time.sleep(0.01)
+            served.child.send_signal(signal.SIGTERM)
+            health = http.get("/health")
+            while health.status_code == 200:
+                health = http.get("/health")
+            assert health.json()["status"] == "draining"
+            refused = http.post("/v1/completions", json=asked)
+            assert refused.status_code == 503
+            assert refused.json()["error"]["code"] == "server_shutting_down"
+            fresh = httpx.post(f"{served.url}/v1/completions", json=asked)
+            assert fresh.status_code == 503
+            rest = [line for line in lines if line]
+        assert rest[-1] == "data: [DONE]"
+        thread.join()
+        assert results[0]["usage"]["completion_tokens"] == 600
+        http.close()
+        assert served.child.wait(10) == 0
+
+
+def test_draining_has_an_end(checkpoint: Path) -> None:
+    with process(checkpoint, "--drain-timeout", "0.2") as served:
+        body = {**LONG, "n": 8, "stream": True}
+        with httpx.stream("POST", f"{served.url}/v1/completions", json=body, timeout=30) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            served.child.send_signal(signal.SIGTERM)
+            events = [line for line in lines if line]
+        assert '"error"' in events[-1]
+        assert served.child.wait(10) == 0
+
+
+def test_a_model_that_is_not_there(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dendrite_server", "--model", str(tmp_path / "none")]
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=offline)
+    assert ended.returncode == 1
+    assert "cannot serve" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_options_become_settings() -> None:
+    line = "serve m --kv-cache-memory 1.5G --page-size 32 --max-num-seqs 7"
+    arguments = parse_arguments(f"{line} --api-key k --host ::1 --max-body-size 64k".split())
+    engine, server = engine_config(arguments), server_config(arguments)
+    assert (engine.model, engine.kv_cache_bytes) == ("m", 3 << 29)
+    assert (engine.page_size, engine.max_rows) == (32, 7)
+    assert (server.api_key, server.host, server.max_body_bytes) == ("k", "::1", 65536)
+    assert server.model_names == ()
+
+
+def test_without_a_model_the_embedded_one_is_served() -> None:
+    arguments = parse_arguments([])
+    assert engine_config(arguments).model.endswith("embedded")
+    assert server_config(arguments).model_names == ("dendrite",)
+
+
+@pytest.mark.parametrize("line", ["--kv-cache-memory lots", "--page-size 12", "--port x", "--no-such-option"])
+def test_bad_options_are_refused(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_arguments(line.split())
+    assert caught.value.code == 2
+    assert line.split()[0] in capsys.readouterr().err
