@@ -1,4 +1,4 @@
-"""What every benchmark prints: a table for people, then one JSON line with where and of what it was measured."""
+"""What every benchmark prints: a table for people, then one JSON line that says where it was measured."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def table(rows: Sequence[Row]) -> str:
     columns = list(rows[0])
     cells = [columns, *([_show(row.get(column)) for column in columns] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells)
+    padded = ([c.rjust(w) for c, w in zip(line, widths, strict=True)] for line in cells)
+    return "\n".join(map("  ".join, padded))
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
