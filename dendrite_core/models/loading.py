@@ -82,7 +82,7 @@ def read_config(folder: Path) -> NativeConfig:
 def find_folder(name: str | Path) -> Path:
     """A local folder by that name, else the hub's snapshot of it."""
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if str(name) and folder.is_dir():
         return folder
     if Path(name).is_absolute() or str(name).count("/") != 1:
         raise ModelLoadError(f"{name} is neither a folder nor a hub id (owner/name)")

@@ -208,6 +208,7 @@ def _load(folder: Path, dtype: torch.dtype) -> Any:
     ALL_ATTENTION_FUNCTIONS.register(_INTERFACE, _attention)
     before = logging.get_verbosity()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(folder)
         refuse_quantized(config.to_dict())
@@ -223,6 +224,7 @@ def _load(folder: Path, dtype: torch.dtype) -> Any:
         raise ModelLoadError(f"transformers cannot load {folder}: {error}") from error
     finally:
         logging.set_verbosity(before)
+        logging.enable_progress_bar()
     problems = [f"{kind} {key}" for kind in ("missing", "unexpected") for key in found[f"{kind}_keys"]]
     problems += [f"mis-shaped {key[0]}" for key in found["mismatched_keys"]]
     if problems:
