@@ -9,12 +9,15 @@ A slot is one token. Heads are the outer dimension, so that pages that follow ea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 CANARY = -7.0e29
+
+Writer = Callable[[int, Tensor], Tensor]
+"""`writer(layer, kv [T, 2 * kv_heads, head_dim])` stores one layer's new K and V."""
 
 
 def bytes_per_page(num_layers: int, page_size: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> int:
@@ -66,24 +69,27 @@ class KVStore:
 
     def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
         """Store k and v `[T, kv_heads, head_dim]` at slots `[T]`."""
-        self.write_at(layer, self.places(slots), joined(k, v))
+        self.layers[layer].index_copy_(1, self.places(slots), joined(k, v).transpose(0, 1))
 
-    def write_at(self, layer: int, places: Tensor, kv: Tensor) -> None:
-        """Store `[T, 2 * kv_heads, head_dim]` at places (see `places`) `[T]`."""
-        self.layers[layer].index_copy_(1, places, kv.transpose(0, 1))
+    def writer(self, slots: Sequence[int], on_device: Tensor) -> Writer:
+        """What stores `[T, 2 * kv_heads, head_dim]` at the same slots in any layer."""
+        if self.canaries or not consecutive(slots):
+            places = self.places(on_device)
+            return lambda layer, kv: self.layers[layer].index_copy_(1, places, kv.transpose(0, 1))
+        targets = self.run(slots[0], len(slots)).transpose(1, 2).unbind(0)
+        return lambda layer, kv: targets[layer].copy_(kv)
 
-    def run(self, layer: int, first_page: int, tokens: int) -> Tensor:
-        """K and V `[2 * kv_heads, tokens, head_dim]` of consecutive pages; a view unless there are guards."""
-        pages = -(-tokens // self.page_size)
-        if not self.canaries:
-            start = first_page * self.page_size
-            return self.layers[layer][:, start : start + tokens]
-        found = self._paged[layer, :, first_page : first_page + pages, 1:-1]
-        return found.flatten(1, 2)[:, :tokens]
+    def run(self, slot: int, tokens: int) -> Tensor:
+        """K and V `[layers, 2 * kv_heads, tokens, head_dim]` of consecutive slots, as a view."""
+        assert not self.canaries, "guards lie between the pages"
+        return self.data.narrow(2, slot, tokens)
 
-    def gather(self, slots: Tensor) -> Tensor:
-        """A copy `[layers, 2 * kv_heads, n, head_dim]` of any slots `[n]`, for all layers at once."""
-        return self.data.index_select(2, self.places(slots))
+    def gather(self, slots: Tensor, layers: Sequence[int] | None = None) -> Tensor:
+        """A copy `[layers, 2 * kv_heads, n, head_dim]` of any slots `[n]`, of all layers or those named."""
+        places = self.places(slots)
+        if layers is None or len(layers) == self.num_layers:
+            return self.data.index_select(2, places)
+        return torch.stack([self.layers[layer].index_select(1, places) for layer in layers])
 
     def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy source to destination pages in every layer; sources are read before anything is written."""
@@ -103,6 +109,12 @@ class KVStore:
     def _guards(self) -> Tensor:
         """The first and last place of every page `[layers, 2 * kv_heads, pages, 2, head_dim]`."""
         return self._paged[:, :, :, :: self.page_size + 1]
+
+
+def consecutive(slots: Sequence[int]) -> bool:
+    """Whether every slot is the one after the slot before it."""
+    first, last = slots[0], slots[-1]
+    return last - first == len(slots) - 1 and list(slots) == list(range(first, last + 1))
 
 
 def joined(k: Tensor, v: Tensor) -> Tensor:

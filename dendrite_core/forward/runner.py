@@ -11,6 +11,7 @@ from torch import Tensor
 from dendrite_core.batching.batch import Batch
 from dendrite_core.forward import kv_store
 from dendrite_core.forward.attention import AttentionBackend, AttentionShape, DenseAttention
+from dendrite_core.forward.attention_torch import TreeAttention
 from dendrite_core.forward.batch import ForwardBatch
 from dendrite_core.forward.kv_store import KVStore
 from dendrite_core.models.loading import LoadedModel
@@ -64,4 +65,5 @@ def build_runner(model: LoadedModel, num_pages: int, page_size: int, *, canaries
         decoder.attention_scale,
         tuple(decoder.layer_windows),
     )
-    return Runner(model, store, DenseAttention(shape, store))
+    attention = TreeAttention if decoder.device.type == "cpu" else DenseAttention
+    return Runner(model, store, attention(shape, store))

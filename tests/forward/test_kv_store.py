@@ -23,12 +23,17 @@ def fill(store: KVStore) -> torch.Tensor:
     return slots
 
 
+def read(store: KVStore, layer: int, slot: int) -> torch.Tensor:
+    """K and V heads of one slot `[2 * heads, width]`."""
+    return store.gather(torch.tensor([slot]))[layer, :, 0]
+
+
 @pytest.mark.parametrize("canaries", [False, True])
 @pytest.mark.parametrize("page_size", [8, 16, 32])
 def test_a_run_of_pages_reads_back_what_was_written(page_size: int, canaries: bool) -> None:
     store = make(page_size, canaries)
     fill(store)
-    k, v = store.run(1, 2, 2 * page_size + 3).chunk(2)
+    k, v = store.gather(torch.arange(2 * page_size, 4 * page_size + 3))[1].chunk(2)
     wanted = 1000.0 + torch.arange(2 * page_size, 4 * page_size + 3)
     assert torch.equal(k[1, :, 0], wanted)
     assert torch.equal(v[0, :, 3], -wanted)
@@ -36,7 +41,7 @@ def test_a_run_of_pages_reads_back_what_was_written(page_size: int, canaries: bo
 
 def test_a_run_of_pages_is_a_view() -> None:
     store = make()
-    run = store.run(0, 1, 20)
+    run = store.run(8, 20)[0]
     store.write(0, torch.tensor([8]), torch.ones(1, HEADS, WIDTH), torch.ones(1, HEADS, WIDTH))
     assert (run[:, 0] == 1).all()
 
@@ -47,9 +52,9 @@ def test_copies_read_every_source_before_anything_is_written(canaries: bool) -> 
     fill(store)
     store.copy_pages([(0, 1), (1, 2), (4, 5)])
     for layer in range(LAYERS):
-        first = [int(store.run(layer, page, 1)[0, 0, 0]) - 1000 * layer for page in range(PAGES)]
+        first = [int(read(store, layer, 8 * page)[0, 0]) - 1000 * layer for page in range(PAGES)]
         assert first == [0, 0, 8, 24, 32, 32]
-        assert int(store.run(layer, 2, 8)[HEADS, 7, 0]) == -15 - 1000 * layer
+        assert int(read(store, layer, 23)[HEADS, 0]) == -15 - 1000 * layer
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -83,3 +88,13 @@ def test_k_and_v_next_to_each_other_are_joined_without_a_copy() -> None:
 def test_bytes_per_page_is_what_the_store_takes() -> None:
     store = make(16, dtype=torch.bfloat16)
     assert bytes_per_page(LAYERS, 16, HEADS, WIDTH, torch.bfloat16) * PAGES == store.data.nbytes
+
+
+@pytest.mark.parametrize("canaries", [False, True])
+@pytest.mark.parametrize("slots", [[9, 10, 11, 12], [31], [5, 4, 30]])
+def test_a_writer_stores_where_write_does(slots: list[int], canaries: bool) -> None:
+    one, other = make(8, canaries), make(8, canaries)
+    kv = torch.randn(len(slots), 2 * HEADS, WIDTH)
+    one.writer(slots, torch.tensor(slots))(1, kv)
+    other.write(1, torch.tensor(slots), *kv.chunk(2, dim=1))
+    assert torch.equal(one.data, other.data)

@@ -1,0 +1,225 @@
+"""Tree attention on torch's own operators: what rows share is read by one matrix product.
+
+Decode rows go through `attention_block`: planned when the tree changes, a few integers a step otherwise.
+Rows that bring several tokens attend to their past and causally to themselves with torch's flash kernel,
+merged by log-sum-exp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dendrite_core.batching.batch import Batch
+from dendrite_core.cache.page_table import Span
+from dendrite_core.forward.attention import AttentionShape
+from dendrite_core.forward.attention_block import RowBlock, SingleRun
+from dendrite_core.forward.attention_plan import (
+    BlockPlan,
+    Costs,
+    DecodeRows,
+    decode_rows,
+    pieces_of,
+    plan_blocks,
+)
+from dendrite_core.forward.batch import ForwardBatch
+from dendrite_core.forward.kv_copies import CopyCache, slots_of
+from dendrite_core.forward.kv_store import KVStore, joined
+
+HIDDEN = -1e30
+"""Finite, so that a token that sees nothing of a part gets a weight of zero there and not NaN."""
+
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+
+class TreeAttention:
+    """The CPU backend. `copy_bytes` bounds copies of scattered pages; beyond it they are made every step."""
+
+    def __init__(
+        self, shape: AttentionShape, store: KVStore, copy_bytes: int | None = None, costs: Costs | None = None
+    ) -> None:
+        self.shape, self.store = shape, store
+        width = shape.heads * shape.head_dim
+        self.costs = costs or Costs(
+            node=max(32, 384 * 256 // width), waste=1 << 13, cells=(1 << 24) // shape.heads
+        )
+        budget = max(1 << 26, store.data.nbytes // 4) if copy_bytes is None else copy_bytes
+        self._copies = CopyCache(store, budget)
+        self._seen: Seen | None = None
+        self._windows: tuple[int | None, ...] = ()
+        self._blocks: dict[int | None, list[Rows]] = {}
+
+    def plan(self, batch: ForwardBatch) -> None:
+        ints = batch.ints
+        self._copies.wrote(ints.slots, ints.copies)
+        self._write = self.store.writer(ints.slots, batch.slots)
+        decode = decode_rows(ints.row_starts, ints.kv_lengths, ints.spans)
+        self._whole = len(decode.rows) == ints.rows
+        tokens = [ints.row_starts[row] for row in decode.rows]
+        self._decoding = None if self._whole else torch.tensor(tokens, dtype=torch.int64)
+        longest = max(ints.kv_lengths)
+        windows = tuple(window if window and window < longest else None for window in self.shape.windows)
+        slots = [ints.slots[token] for token in tokens]
+        seen = Seen.of(ints, decode)
+        if windows != self._windows or not seen.follows(self._seen) or not self._advance(slots):
+            self._windows = windows
+            self._blocks = {window: self._plan_blocks(decode, window) for window in dict.fromkeys(windows)}
+            started = self._advance(slots)
+            assert started, "a new plan has no room for its first step"
+        self._seen = seen
+        chunks = [row for row in range(ints.rows) if ints.row_starts[row + 1] - ints.row_starts[row] > 1]
+        self._chunks = {
+            window: [Chunk(ints, row, self.shape, self.store, window) for row in chunks]
+            for window in self._blocks
+        }
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        kv = joined(k, v)
+        self._write(layer, kv)
+        blocks = self._blocks[self._windows[layer]]
+        if self._whole and len(blocks) == 1:
+            return blocks[0].attention.attend(layer, q, kv)
+        out = q.new_empty(q.shape[0], self.shape.heads * self.shape.head_dim)
+        chosen = self._decoding
+        decode_q, decode_kv = (q, kv) if chosen is None else (q[chosen], kv[chosen])
+        for first, end, rows in blocks:
+            found = rows.attend(layer, decode_q[first:end], decode_kv[first:end])
+            if chosen is None:
+                out[first:end] = found
+            else:
+                out[chosen[first:end]] = found
+        for chunk in self._chunks[self._windows[layer]]:
+            own = slice(chunk.first, chunk.end)
+            out[own] = chunk.attend(layer, q[own], k[own], v[own])
+        return out
+
+    def _advance(self, slots: Sequence[int]) -> bool:
+        return all(
+            rows.attention.advance(slots[rows.first : rows.end])
+            for blocks in self._blocks.values()
+            for rows in blocks
+        )
+
+    def _plan_blocks(self, decode: DecodeRows, window: int | None) -> list[Rows]:
+        if not decode.rows:
+            return []
+        if len(decode.rows) == 1 and (single := self._single_run(decode, window)):
+            return [Rows(0, 1, single)]
+        plans = plan_blocks(decode, self.store.page_size, window, self.costs)
+        return [Rows(plan.first_row, plan.end_row, self._block(plan, decode, window)) for plan in plans]
+
+    def _block(self, plan: BlockPlan, decode: DecodeRows, window: int | None) -> RowBlock:
+        layers = [layer for layer, of_layer in enumerate(self._windows) if of_layer == window]
+        stored = decode.stored[plan.first_row : plan.end_row]
+        return RowBlock(plan, stored, self.shape, self.store, layers, self._copies, window)
+
+    def _single_run(self, decode: DecodeRows, window: int | None) -> SingleRun | None:
+        if self.store.canaries or self.store.dtype != torch.float32:
+            return None
+        pages = [page for span in decode.spans for page in span.pages]
+        end = decode.stored[0] + 1
+        pieces = pieces_of(pages, 0, max(0, end - window) if window else 0, end, self.store.page_size)
+        return SingleRun(pieces[0], self.shape, self.store, window) if len(pieces) == 1 else None
+
+
+class Rows(NamedTuple):
+    """Decode rows first..end-1 and what attends for them."""
+
+    first: int
+    end: int
+    attention: RowBlock | SingleRun
+
+
+class Seen(NamedTuple):
+    """What tells whether a batch is the one before with every row one token longer."""
+
+    topology: int
+    copies: int
+    stored: list[int]
+    spans: list[Span]
+
+    @classmethod
+    def of(cls, batch: Batch, decode: DecodeRows) -> Seen:
+        return cls(batch.topology, len(batch.copies), decode.stored, decode.spans)
+
+    def follows(self, before: Seen | None) -> bool:
+        return (
+            before is not None
+            and self.topology == before.topology
+            and not self.copies
+            and self.stored == [stored + 1 for stored in before.stored]
+            and len(self.spans) == len(before.spans)
+            and all(map(_grown, self.spans, before.spans))
+        )
+
+
+def _grown(span: Span, before: Span) -> bool:
+    """Whether it is the same span, perhaps longer. A page has one place, so one entry vouches for all."""
+    last = len(before.pages) - 1
+    return (
+        span.first_row == before.first_row
+        and span.end_row == before.end_row
+        and len(span.pages) > last
+        and span.pages[last] == before.pages[last]
+    )
+
+
+class Chunk:
+    """A row that brings several tokens: its past, then causally among themselves."""
+
+    def __init__(
+        self, batch: Batch, row: int, shape: AttentionShape, store: KVStore, window: int | None
+    ) -> None:
+        self.first, self.end = batch.row_starts[row], batch.row_starts[row + 1]
+        self._shape, self._store, self._window = shape, store, window
+        self._places: Tensor | None = None
+        stored = batch.kv_lengths[row] - (self.end - self.first)
+        begin = max(0, stored + 1 - window) if window else 0
+        self._past = stored - begin
+        pieces = pieces_of(batch.page_tables[row], 0, begin, stored, store.page_size)
+        if len(pieces) == 1 and not store.canaries:
+            self._views = store.run(pieces[0].slot, pieces[0].tokens).unbind(0)
+        elif pieces:
+            self._places = store.places(slots_of(pieces))
+        self._past_mask: Tensor | None = None
+        self._own_mask: Tensor | None = None
+        if window:
+            self._past_mask, self._own_mask = self._masks(window)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q `[n, heads, d]`, k and v `[n, kv_heads, d]` -> `[n, heads * d]`."""
+        own = self._flash(q, k.transpose(0, 1), v.transpose(0, 1), self._own_mask, causal=not self._window)
+        if not self._past:
+            return own[0].flatten(1)
+        kv = self._views[layer] if self._places is None else self._gathered(layer)
+        k, v = kv.chunk(2)
+        past = self._flash(q, k, v, self._past_mask)
+        weight = torch.sigmoid(past[1] - own[1])[..., None]
+        return own[0].float().lerp(past[0].float(), weight).to(q.dtype).flatten(1)
+
+    def _gathered(self, layer: int) -> Tensor:
+        assert self._places is not None
+        return self._store.layers[layer].index_select(1, self._places)
+
+    def _flash(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """q `[n, heads, d]`, k and v `[kv_heads, m, d]` -> out `[n, heads, d]`, log-sum-exp `[n, heads]`."""
+        out, lse = _flash(
+            q.transpose(0, 1)[None], k[None], v[None], 0.0, causal, attn_mask=mask, scale=self._shape.scale
+        )
+        return out[0].transpose(0, 1), lse[0].transpose(0, 1)
+
+    def _masks(self, window: int) -> tuple[Tensor, Tensor]:
+        """What a sliding window leaves of the past `[n, past]` and of the new tokens `[n, n]`, additive."""
+        new = self.end - self.first
+        query = torch.arange(new)[:, None]
+        past, own = torch.arange(-self._past, 0), torch.arange(new)
+        hidden_past, hidden_own = past <= query - window, (own > query) | (own <= query - window)
+        return self._additive(hidden_past), self._additive(hidden_own)
+
+    def _additive(self, hidden: Tensor) -> Tensor:
+        return torch.zeros(hidden.shape, dtype=self._store.dtype).masked_fill_(hidden, HIDDEN)

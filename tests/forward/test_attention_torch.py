@@ -1,0 +1,251 @@
+"""Tree attention gives what dense attention gives, over trees, chunks, windows and scattered pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dendrite_core.batching.batch import Batch
+from dendrite_core.forward.attention import AttentionBackend, AttentionShape, DenseAttention
+from dendrite_core.forward.attention_plan import Costs
+from dendrite_core.forward.attention_torch import TreeAttention
+from dendrite_core.forward.batch import ForwardBatch
+from dendrite_core.forward.kv_store import KVStore
+from tests.forward.forest import Forest, Row
+
+TINY_COSTS = Costs(node=12, waste=40, cells=600)
+
+
+class Both:
+    """The two backends, each over its own store, fed the same random queries, keys and values."""
+
+    def __init__(
+        self,
+        forest: Forest,
+        heads: int = 4,
+        kv_heads: int = 2,
+        windows: Sequence[int | None] = (None, None),
+        dtype: torch.dtype = torch.float32,
+        costs: Costs | None = TINY_COSTS,
+        copy_bytes: int | None = None,
+        canaries: bool = False,
+    ) -> None:
+        self.shape = AttentionShape(heads, kv_heads, 8, 8**-0.5, tuple(windows))
+        pages = len(forest.free)
+
+        def store(canaries: bool) -> KVStore:
+            return KVStore(len(windows), pages, forest.page_size, kv_heads, 8, dtype, canaries=canaries)
+
+        self.dense = DenseAttention(self.shape, store(False))
+        self.tree = TreeAttention(self.shape, store(canaries), copy_bytes=copy_bytes, costs=costs)
+        self.dtype = dtype
+        self.generator = torch.Generator().manual_seed(0)
+
+    @torch.inference_mode()
+    def check(self, batch: Batch) -> None:
+        tolerance = 1e-4 if self.dtype is torch.float32 else 2e-2
+        forward = ForwardBatch.build(batch, torch.device("cpu"))
+        for backend in (self.dense, self.tree):
+            backend.store.copy_pages(batch.copies)
+            backend.plan(forward)
+        for layer in range(len(self.shape.windows)):
+            q, k, v = self.draw(forward.tokens)
+            wanted = self.dense.attend(layer, q, k, v)
+            found = self.tree.attend(layer, q, k, v)
+            torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
+
+    def draw(self, tokens: int) -> tuple[torch.Tensor, ...]:
+        heads = self.shape.heads + 2 * self.shape.kv_heads
+        fused = torch.randn(tokens, heads, 8, generator=self.generator).mul_(2).to(self.dtype)
+        return fused.split((self.shape.heads, self.shape.kv_heads, self.shape.kv_heads), dim=1)
+
+
+def decode(forest: Forest, both: Both, steps: int) -> None:
+    for _ in range(steps):
+        both.check(forest.step({row: 1 for row in forest.rows}))
+
+
+def grown(forest: Forest, both: Both, length: int) -> Row:
+    row = forest.open()
+    both.check(forest.step({row: length}))
+    return row
+
+
+def test_kv_multiblock_003_eighty_tokens_equal_dense_attention() -> None:
+    forest = Forest(16, 40)
+    both = Both(forest)
+    grown(forest, both, 80)
+    decode(forest, both, 40)
+
+
+@pytest.mark.parametrize("page_size", [8, 16, 32])
+@pytest.mark.parametrize("scattered", [False, True])
+def test_siblings_share_their_past(page_size: int, scattered: bool) -> None:
+    forest = Forest(page_size, 120, scattered=scattered)
+    both = Both(forest)
+    parent = grown(forest, both, 70)
+    for _ in range(5):
+        forest.fork(parent)
+    decode(forest, both, 50)
+    for row in forest.rows[2:4]:
+        forest.close(row)
+        decode(forest, both, 3)
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (8, 2), (6, 1)])
+@pytest.mark.parametrize("costs", [None, TINY_COSTS])
+def test_grouped_heads(shape: tuple[int, int], costs: Costs | None) -> None:
+    forest = Forest(8, 100)
+    both = Both(forest, *shape, costs=costs)
+    parent = grown(forest, both, 90)
+    forest.fork(forest.fork(parent))
+    decode(forest, both, 10)
+
+
+def test_a_deep_chain_of_forks() -> None:
+    forest = Forest(8, 400)
+    both = Both(forest)
+    row = grown(forest, both, 9)
+    for _ in range(20):
+        decode(forest, both, 5)
+        row = forest.fork(row)
+    decode(forest, both, 3)
+
+
+def test_unrelated_rows_of_unlike_length() -> None:
+    forest = Forest(8, 200)
+    both = Both(forest)
+    for length in (1, 100, 3, 260, 17):
+        grown(forest, both, length)
+    decode(forest, both, 40)
+
+
+@pytest.mark.parametrize("windows", [(16, 16), (None, 5), (24, 300)])
+def test_sliding_windows(windows: Sequence[int | None]) -> None:
+    forest = Forest(8, 200)
+    both = Both(forest, windows=windows)
+    parent = grown(forest, both, 60)
+    forest.fork(parent)
+    both.check(forest.step({forest.fork(parent): 20}))
+    decode(forest, both, 45)
+    grown(forest, both, 3)
+    decode(forest, both, 30)
+
+
+def test_a_single_row_with_a_window() -> None:
+    forest = Forest(8, 200)
+    both = Both(forest, windows=(16, None))
+    grown(forest, both, 10)
+    decode(forest, both, 30)
+
+
+@pytest.mark.parametrize("scattered", [False, True])
+def test_chunks_and_single_tokens_in_one_batch(scattered: bool) -> None:
+    forest = Forest(8, 200, scattered=scattered)
+    both = Both(forest)
+    parent = grown(forest, both, 40)
+    rows = [parent, *(forest.fork(parent) for _ in range(3)), forest.open()]
+    for sizes in ((1, 1, 1, 1, 30), (1, 7, 1, 1, 33), (1, 1, 9, 1, 1), (1, 1, 1, 1, 1), (2, 0, 1, 1, 1)):
+        both.check(forest.step(dict(zip(rows, sizes, strict=True))))
+
+
+def test_without_room_for_copies() -> None:
+    forest = Forest(8, 200, scattered=True)
+    both = Both(forest, copy_bytes=0)
+    parent = grown(forest, both, 60)
+    forest.fork(parent)
+    forest.fork(parent)
+    decode(forest, both, 40)
+
+
+def test_bfloat16() -> None:
+    forest = Forest(16, 60)
+    both = Both(forest, dtype=torch.bfloat16)
+    parent = grown(forest, both, 50)
+    decode(forest, both, 3)
+    forest.fork(parent)
+    decode(forest, both, 20)
+    both.check(forest.step({parent: 9}))
+
+
+def test_canaries_survive_the_whole_way() -> None:
+    forest = Forest(8, 100)
+    both = Both(forest, canaries=True, windows=(None, 20))
+    parent = grown(forest, both, 30)
+    forest.fork(parent)
+    decode(forest, both, 20)
+    both.check(forest.step({parent: 20}))
+    both.tree.store.check_canaries()
+
+
+@pytest.mark.parametrize("make", [DenseAttention, TreeAttention])
+def test_chunked_equals_unchunked(make: Callable[[AttentionShape, KVStore], AttentionBackend]) -> None:
+    """The last token's output is the same however its 60 tokens were cut."""
+    shape = AttentionShape(4, 2, 8, 0.3, (None,))
+    q, k, v = (torch.randn(60, heads, 8) for heads in (4, 2, 2))
+    found = []
+    for cuts in ([60], [20, 40], [1, 1, 17, 41], [59, 1]):
+        forest, at = Forest(8, 20), 0
+        backend = make(shape, KVStore(1, 20, 8, 2, 8, torch.float32))
+        row = forest.open()
+        for size in cuts:
+            backend.plan(ForwardBatch.build(forest.step({row: size}), torch.device("cpu")))
+            last = backend.attend(0, q[at : at + size], k[at : at + size], v[at : at + size])[-1]
+            at += size
+        found.append(last)
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_page_written_again_is_not_taken_from_a_copy() -> None:
+    """Rows come and go over the same pages, so every copy made of them has to be made anew."""
+    forest = Forest(8, 30, scattered=True)
+    both = Both(forest)
+    for _ in range(4):
+        parent = grown(forest, both, 41)
+        forest.fork(parent)
+        decode(forest, both, 6)
+        for row in list(forest.rows):
+            forest.close(row)
+
+
+def test_a_child_that_steps_into_the_pages_of_a_row_that_left() -> None:
+    """Same length, same pages, same number of rows, other content: only the copy tells them apart."""
+    forest = Forest(8, 40)
+    both = Both(forest)
+    left, stays = grown(forest, both, 21), grown(forest, both, 21)
+    decode(forest, both, 2)
+    forest.close(left)
+    forest.topology -= 1
+    forest.fork(stays)
+    forest.topology -= 1
+    decode(forest, both, 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_random_forests(data: st.DataObject) -> None:
+    """Open, fork, close, decode and prefill at random; every step equals the reference."""
+    page_size = data.draw(st.sampled_from([8, 16]))
+    forest = Forest(page_size, 400, data.draw(st.integers(0, 99)), data.draw(st.booleans()))
+    windows = data.draw(st.sampled_from([(None, None), (12, None)]))
+    both = Both(forest, windows=windows, copy_bytes=data.draw(st.sampled_from([None, 0, 20000])))
+    for _ in range(data.draw(st.integers(1, 12))):
+        move = data.draw(st.sampled_from(["open", "fork", "close", "decode", "mixed"]))
+        rows = forest.rows
+        if move == "open" or not rows:
+            grown(forest, both, data.draw(st.integers(1, 80)))
+        elif move == "fork" and len(rows) < 8:
+            forest.fork(data.draw(st.sampled_from(rows)))
+        elif move == "close":
+            forest.close(data.draw(st.sampled_from(rows)))
+        elif move == "mixed":
+            new = {row: data.draw(st.sampled_from([0, 1, 1, 1, 5, 20])) for row in rows}
+            if any(new.values()):
+                both.check(forest.step(new))
+        else:
+            decode(forest, both, data.draw(st.integers(1, 5)))
