@@ -15,7 +15,8 @@ from dendrite_core.config import EngineConfig, Facts, ResolvedConfig, resolve
 from dendrite_core.engine.branches import BranchBook
 from dendrite_core.engine.loop import EngineLoop
 from dendrite_core.errors import RequestError
-from dendrite_core.forward.attention import AttentionShape, DenseAttention
+from dendrite_core.forward.attention import AttentionShape
+from dendrite_core.forward.attention_torch import TreeAttention
 from dendrite_core.forward.kv_store import KVStore, bytes_per_page
 from dendrite_core.forward.runner import Runner
 from dendrite_core.models.loading import LoadedModel, load_model
@@ -108,4 +109,4 @@ def _runner(model: LoadedModel, config: ResolvedConfig, dtype: torch.dtype, devi
     attention = AttentionShape(
         shape.num_heads, shape.num_kv_heads, shape.head_dim, shape.attention_scale, shape.layer_windows
     )
-    return Runner(model, store, DenseAttention(attention, store))
+    return Runner(model, store, TreeAttention(attention, store))
