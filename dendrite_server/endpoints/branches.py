@@ -1,27 +1,52 @@
-"""`/v1/branches/{id}` and `/v1/trees/{id}`: looking at the tree, and giving parts of it back."""
+"""`/v1/branches/{id}` and `/v1/trees/{id}`: looking at the tree, holding parts of it, giving them back."""
 
 from __future__ import annotations
 
 import asyncio
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from dendrite_core.engine.messages import BranchInfo
-from dendrite_server.endpoints.generation import json_response
+from dendrite_server.endpoints.generation import json_response, read_request
+from dendrite_server.protocol.fields import Fields, invalid, wrong_type
 from dendrite_server.protocol.identity import as_branch_id
-from dendrite_server.protocol.response import Body
+from dendrite_server.protocol.response import Body, encode_json
 from dendrite_server.service import service_of
 
 T = TypeVar("T")
+
+MAX_METADATA = 16_384
 
 
 async def get_branch(request: Request) -> Response:
     engine = service_of(request).engine
     return json_response(branch_body(await _answer(engine.describe(_branch_id(request)))))
+
+
+async def update_branch(request: Request) -> Response:
+    """Pins for a time, unpins, or adds to the metadata."""
+    name = _branch_id(request)
+    fields = Fields(await read_request(request))
+    pinned, ttl = fields.boolean("pinned"), fields.number("ttl")
+    metadata = fields.take("metadata")
+    fields.finish()
+    if ttl is not None and not (pinned and ttl > 0):
+        raise invalid("ttl", "it is a positive number of seconds, together with 'pinned': true.")
+    if metadata is not None:
+        _check_metadata(metadata)
+    update = service_of(request).engine.update(name, pinned=pinned, ttl=ttl, metadata=metadata)
+    return json_response(branch_body(await _answer(update)))
+
+
+def _check_metadata(metadata: Any) -> None:
+    if not isinstance(metadata, dict):
+        raise wrong_type("metadata", "an object", metadata)
+    if len(encode_json(metadata)) > MAX_METADATA:
+        raise invalid("metadata", f"it is larger than {MAX_METADATA} characters.")
 
 
 async def delete_branch(request: Request) -> Response:
@@ -46,6 +71,8 @@ def branch_body(info: BranchInfo) -> Body:
         "tree_id": info.tree_id,
         "parent_id": info.parent_id,
         "children": list(info.children),
+        "pinned": info.pinned,
+        "pinned_for": None if info.pinned_for is None else round(info.pinned_for, 3),
         "status": "running" if info.running else "idle",
         "finish_reason": info.finish_reason,
         "tokens": info.length,
@@ -66,6 +93,7 @@ async def _answer(future: Future[T]) -> T:
 
 routes = [
     Route("/v1/branches/{branch_id}", get_branch, methods=["GET"]),
+    Route("/v1/branches/{branch_id}", update_branch, methods=["POST"]),
     Route("/v1/branches/{branch_id}", delete_branch, methods=["DELETE"]),
     Route("/v1/trees/{tree_id}", get_tree, methods=["GET"]),
 ]

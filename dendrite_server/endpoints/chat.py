@@ -12,10 +12,10 @@ from starlette.routing import Route
 
 from dendrite_core.engine.completion import Completion
 from dendrite_core.engine.messages import Started
-from dendrite_server.endpoints.generation import Generation, engine_requests, read_request, respond
+from dendrite_server.endpoints.generation import Generation, engine_requests, read_request, respond, wants_of
 from dendrite_server.protocol.identity import CHAT
 from dendrite_server.protocol.request import ChatRequest, parse_chat
-from dendrite_server.protocol.response import Body, Wants, chat_completion
+from dendrite_server.protocol.response import Body, chat_completion
 from dendrite_server.protocol.stream import ChatEncoder
 from dendrite_server.service import Service, service_of
 
@@ -34,7 +34,7 @@ async def create_chat_completion(request: Request) -> Response:
     renamed = {"max_tokens": "max_completion_tokens"} if body.get("max_completion_tokens") else {}
     generation = Generation(service, engine_requests(request, asked, [prompt], joint), renamed)
     tokenizer = service.engine.tokenizer
-    wants = Wants(logprobs=asked.params.logprobs is not None, token_ids=asked.return_token_ids)
+    wants = wants_of(asked)
 
     def whole(completions: list[Completion]) -> Body:
         header = service.header(CHAT, "chat.completion", model, completions[0].started, asked.n)

@@ -9,10 +9,10 @@ from starlette.routing import Route
 from dendrite_core.engine.completion import Completion
 from dendrite_core.engine.messages import Started
 from dendrite_server.endpoints.chat import off_loop_if_long
-from dendrite_server.endpoints.generation import Generation, engine_requests, read_request, respond
+from dendrite_server.endpoints.generation import Generation, engine_requests, read_request, respond, wants_of
 from dendrite_server.protocol.identity import COMPLETION
 from dendrite_server.protocol.request import CompletionRequest, parse_completion
-from dendrite_server.protocol.response import Body, Wants, text_completion
+from dendrite_server.protocol.response import Body, Echo, text_completion
 from dendrite_server.protocol.stream import TextEncoder
 from dendrite_server.service import Service, service_of
 
@@ -24,10 +24,10 @@ async def create_completion(request: Request) -> Response:
     size = sum(len(prompt) for prompt in asked.prompts if isinstance(prompt, str))
     prompts = await off_loop_if_long(size, lambda: _encode(service, asked))
     generation = Generation(service, engine_requests(request, asked, prompts), {"messages": "prompt"})
-    echoes = _echoes(service, asked)
+    echoes = _echoes(service, asked, prompts)
     choices = asked.n * len(prompts)
     tokenizer = service.engine.tokenizer
-    wants = Wants(logprobs=asked.params.logprobs is not None, token_ids=asked.return_token_ids)
+    wants = wants_of(asked)
 
     def whole(completions: list[Completion]) -> Body:
         header = service.header(COMPLETION, "text_completion", model, completions[0].started, choices)
@@ -52,12 +52,16 @@ def _encode(service: Service, asked: CompletionRequest) -> list[tuple[int, ...]]
     return [prompt if isinstance(prompt, tuple) else tuple(encode(prompt)) for prompt in asked.prompts]
 
 
-def _echoes(service: Service, asked: CompletionRequest) -> list[str]:
+def _echoes(service: Service, asked: CompletionRequest, prompts: list[tuple[int, ...]]) -> list[Echo]:
     if not asked.echo:
-        return [""] * len(asked.prompts)
+        return [Echo()] * len(prompts)
     skip = asked.params.skip_special_tokens
     decode = service.engine.tokenizer.decode
-    return [prompt if isinstance(prompt, str) else decode(prompt, skip) for prompt in asked.prompts]
+    shows_ids = asked.params.logprobs is not None
+    return [
+        Echo(given if isinstance(given, str) else decode(given, skip), ids if shows_ids else ())
+        for given, ids in zip(asked.prompts, prompts, strict=True)
+    ]
 
 
 routes = [Route("/v1/completions", create_completion, methods=["POST"])]

@@ -19,7 +19,7 @@ from dendrite_core.engine.stream import Stream
 from dendrite_core.errors import DendriteError, RequestError
 from dendrite_server.protocol.fields import read_json
 from dendrite_server.protocol.request import Common
-from dendrite_server.protocol.response import Body, encode_json
+from dendrite_server.protocol.response import Body, Wants, encode_json
 from dendrite_server.protocol.stream import Encoder
 from dendrite_server.service import Service, service_of
 from dendrite_server.transport import EventStream, read_body, unless_gone
@@ -68,6 +68,14 @@ def engine_requests(
         )
         for prompt in prompts
     ]
+
+
+def wants_of(asked: Common) -> Wants:
+    return Wants(
+        logprobs=asked.params.logprobs is not None,
+        prompt_logprobs=asked.prompt_logprobs,
+        token_ids=asked.return_token_ids,
+    )
 
 
 class Generation:

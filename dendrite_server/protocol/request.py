@@ -22,7 +22,7 @@ from dendrite_server.protocol.fields import (
 )
 from dendrite_server.protocol.identity import as_branch_id
 from dendrite_server.protocol.messages import Message, final_text, parse_messages
-from dendrite_server.protocol.sampling import chat_logprobs, chat_max_tokens, legacy_logprobs, read_sampling
+from dendrite_server.protocol.sampling import chat_logprobs, chat_max_tokens, read_sampling, top_count
 from dendrite_server.protocol.tools import read_response_format, read_tools
 
 COMPLETION_MAX_TOKENS = 16
@@ -53,7 +53,6 @@ _EXTENSIONS = {
     "guided_json": _CONSTRAINTS,
     "guided_regex": _CONSTRAINTS,
     "length_penalty": _BEAMS,
-    "prompt_logprobs": "Logprobs of the prompt are not computed here.",
     "structured_outputs": _CONSTRAINTS,
     "truncate_prompt_tokens": "Prompts are never cut; a prompt that is too long is refused.",
     "use_beam_search": _BEAMS,
@@ -100,6 +99,7 @@ class Common:
     namespace: tuple[str, ...]
     priority: int
     return_token_ids: bool
+    prompt_logprobs: bool
     stream: bool
     include_usage: bool
     continuous_usage: bool
@@ -136,14 +136,16 @@ def parse_chat(data: dict[str, Any], limits: Limits) -> ChatRequest:
     read_response_format(fields)
     _read_defaults(fields)
     kwargs = template_kwargs(fields)
+    of_prompt = top_count(fields, "prompt_logprobs")
     params = read_sampling(
         fields,
         max_tokens=chat_max_tokens(fields),
         logprobs=chat_logprobs(fields),
+        prompt_logprobs=of_prompt,
         vocab_size=limits.vocab_size,
     )
     return ChatRequest(
-        **_common(fields, params, limits),
+        **_common(fields, params, limits, of_prompt),
         messages=messages,
         add_generation_prompt=opens_turn,
         continue_final_message=continues,
@@ -158,13 +160,16 @@ def parse_completion(data: dict[str, Any], limits: Limits) -> CompletionRequest:
     echo = fields.boolean("echo", False)
     if echo and fields.has("parent_id"):
         raise unsupported("echo", "The prompt of a fork is its parent's; only what is new could be echoed.")
+    logprobs, of_prompt = top_count(fields, "logprobs"), top_count(fields, "prompt_logprobs")
     params = read_sampling(
         fields,
         max_tokens=fields.integer("max_tokens", COMPLETION_MAX_TOKENS, low=1),
-        logprobs=legacy_logprobs(fields, echo=echo),
+        logprobs=logprobs,
+        # What is echoed is part of the answer, and so are its logprobs.
+        prompt_logprobs=logprobs if echo and of_prompt is None else of_prompt,
         vocab_size=limits.vocab_size,
     )
-    request = CompletionRequest(**_common(fields, params, limits), prompts=prompts, echo=echo)
+    request = CompletionRequest(**_common(fields, params, limits, of_prompt), prompts=prompts, echo=echo)
     if request.n * len(prompts) > limits.max_branches:
         raise invalid(
             "prompt", f"{len(prompts)} prompts of {request.n} choices exceed {limits.max_branches}."
@@ -198,7 +203,9 @@ def _read_defaults(fields: Fields) -> None:
         raise unsupported("modalities", _TEXT_ONLY)
 
 
-def _common(fields: Fields, params: SamplingParams, limits: Limits) -> dict[str, Any]:
+def _common(
+    fields: Fields, params: SamplingParams, limits: Limits, prompt_logprobs: int | None
+) -> dict[str, Any]:
     """The fields of `Common`, and the end of the reading: harmless ones, then no others."""
     model = fields.string("model")
     n = _choices(fields, limits.max_branches)
@@ -209,6 +216,9 @@ def _common(fields: Fields, params: SamplingParams, limits: Limits) -> dict[str,
     salt = fields.string("cache_salt")
     if salt == "":
         raise invalid("cache_salt", "it must not be empty.")
+    streaming = _streaming(fields)
+    if streaming["stream"] and prompt_logprobs is not None:
+        raise unsupported("prompt_logprobs", "They are not streamed; leave 'stream' away.")
     common = {
         "model": model,
         "params": params,
@@ -218,7 +228,8 @@ def _common(fields: Fields, params: SamplingParams, limits: Limits) -> dict[str,
         "namespace": () if salt is None else (salt,),
         "priority": fields.integer("priority", 0),
         "return_token_ids": fields.boolean("return_token_ids", False),
-        **_streaming(fields),
+        "prompt_logprobs": prompt_logprobs is not None,
+        **streaming,
     }
     for name, read in HARMLESS.items():
         read(fields, name)

@@ -43,10 +43,19 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Wants:
-    """What a request asked to see in its choices."""
+    """What a request asked to see beside the text."""
 
     logprobs: bool = False
+    prompt_logprobs: bool = False
     token_ids: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """A prompt that is given back before each of its choices; `ids` are what its text was encoded to."""
+
+    text: str = ""
+    ids: tuple[int, ...] = ()
 
 
 def usage_body(prompt: int, cached: int, completion: int) -> Body:
@@ -95,12 +104,15 @@ def trees_body(started: Sequence[Started]) -> Body:
 
 
 def chat_completion(header: Header, completion: Completion, token_bytes: TokenBytes, wants: Wants) -> Body:
-    return {
+    body = {
         **header.body(),
         "choices": [_chat_choice(choice, token_bytes, wants) for choice in completion.choices],
         "usage": sum_usage([completion.usage]),
         **trees_body([completion.started]),
     }
+    if wants.prompt_logprobs:
+        body["prompt_logprobs"] = prompt_logprobs(completion.started, token_bytes)
+    return body
 
 
 def _chat_choice(choice: CompletionChoice, token_bytes: TokenBytes, wants: Wants) -> Body:
@@ -136,22 +148,40 @@ def finite(logprob: float) -> float:
     return max(logprob, -9999.0)
 
 
+def prompt_logprobs(started: Started, token_bytes: TokenBytes) -> list[Body | None]:
+    """In vLLM's shape: by token id, ranks counted from one; null for the first token."""
+    return [None if entry is None else _ranked(entry, token_bytes) for entry in started.prompt_logprobs or ()]
+
+
+def _ranked(entry: TokenLogprob, token_bytes: TokenBytes) -> Body:
+    ranked = {token_id: (logprob, rank) for rank, (token_id, logprob) in enumerate(entry.top, 1)}
+    own = {entry.token_id: (entry.logprob, ranked.get(entry.token_id, (0.0, None))[1])}
+    return {
+        str(token_id): {
+            "logprob": finite(logprob),
+            "rank": rank,
+            "decoded_token": token_bytes(token_id).decode(errors="replace"),
+        }
+        for token_id, (logprob, rank) in {**own, **ranked}.items()
+    }
+
+
 # Legacy completions.
 
 
 def text_completion(
     header: Header,
     completions: Sequence[Completion],
-    echoes: Sequence[str],
+    echoes: Sequence[Echo],
     token_bytes: TokenBytes,
     wants: Wants,
 ) -> Body:
-    """The choices of every prompt in order; `echoes` are the texts put before each prompt's choices."""
-    choices = [
-        text_choice(prompt * len(completion.choices) + choice.index, echo, choice, token_bytes, wants)
-        for prompt, (completion, echo) in enumerate(zip(completions, echoes, strict=True))
-        for choice in completion.choices
-    ]
+    """The choices of every prompt in order; `echoes` are what is put before each prompt's choices."""
+    choices: list[Body] = []
+    for completion, echo in zip(completions, echoes, strict=True):
+        for choice in completion.choices:
+            body = _text_choice(choice, echo, completion.started, token_bytes, wants)
+            choices.append({"index": len(choices), **body})
     return {
         **header.body(),
         "choices": choices,
@@ -160,33 +190,47 @@ def text_completion(
     }
 
 
-def text_choice(
-    index: int, echo: str, choice: CompletionChoice, token_bytes: TokenBytes, wants: Wants
+def _text_choice(
+    choice: CompletionChoice, echo: Echo, started: Started, token_bytes: TokenBytes, wants: Wants
 ) -> Body:
+    entries = [*echoed(echo, started), *own_entries(choice.logprobs)]
     body: Body = {
-        "index": index,
-        "text": echo + choice.text,
-        "logprobs": legacy_logprobs(choice.logprobs, token_bytes, 0) if wants.logprobs else None,
+        "text": echo.text + choice.text,
+        "logprobs": legacy_logprobs(entries, token_bytes, 0) if wants.logprobs else None,
         "finish_reason": choice.finish_reason,
         "stop_reason": choice.stop_reason,
         "branch_id": choice.branch_id,
     }
     if wants.token_ids:
         body["token_ids"] = choice.token_ids
+    if wants.prompt_logprobs:
+        body["prompt_logprobs"] = prompt_logprobs(started, token_bytes)
     return body
 
 
-def legacy_logprobs(entries: Sequence[TokenLogprob], token_bytes: TokenBytes, offset: int) -> Body:
+Entry = tuple[int, TokenLogprob | None]
+
+
+def echoed(echo: Echo, started: Started) -> list[Entry]:
+    """The prompt's tokens with their logprobs, as far as it is echoed with them."""
+    return list(zip(echo.ids, started.prompt_logprobs or (), strict=False))
+
+
+def own_entries(logprobs: Iterable[TokenLogprob]) -> list[Entry]:
+    return [(entry.token_id, entry) for entry in logprobs]
+
+
+def legacy_logprobs(entries: Sequence[Entry], token_bytes: TokenBytes, offset: int) -> Body:
     """Parallel lists; `offset` is the number of characters before the first entry."""
-    names = [token_name(entry.token_id, token_bytes) for entry in entries]
+    names = [token_name(token_id, token_bytes) for token_id, _ in entries]
     offsets = []
     for name in names:
         offsets.append(offset)
         offset += len(name)
     return {
         "tokens": names,
-        "token_logprobs": [finite(entry.logprob) for entry in entries],
-        "top_logprobs": [_top_by_name(entry, token_bytes) for entry in entries],
+        "token_logprobs": [None if entry is None else finite(entry.logprob) for _, entry in entries],
+        "top_logprobs": [None if entry is None else _top_by_name(entry, token_bytes) for _, entry in entries],
         "text_offset": offsets,
     }
 

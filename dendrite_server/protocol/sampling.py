@@ -11,13 +11,17 @@ from dendrite_server.protocol.fields import (
     as_strings,
     as_token_ids,
     invalid,
-    unsupported,
     wrong_type,
 )
 
 
 def read_sampling(
-    fields: Fields, *, max_tokens: int | None, logprobs: int | None, vocab_size: int
+    fields: Fields,
+    *,
+    max_tokens: int | None,
+    logprobs: int | None,
+    prompt_logprobs: int | None,
+    vocab_size: int,
 ) -> SamplingParams:
     """Take every sampling field. Ranges that depend on one value are checked by `SamplingParams` itself."""
     ids = fields.take("stop_token_ids")
@@ -39,6 +43,7 @@ def read_sampling(
         include_stop_str_in_output=fields.boolean("include_stop_str_in_output", False),
         skip_special_tokens=fields.boolean("skip_special_tokens", True),
         logprobs=logprobs,
+        prompt_logprobs=prompt_logprobs,
     )
 
 
@@ -54,18 +59,15 @@ def chat_max_tokens(fields: Fields) -> int | None:
 def chat_logprobs(fields: Fields) -> int | None:
     """`logprobs: true` with `top_logprobs` as one number; None for no logprobs at all."""
     wanted = fields.boolean("logprobs", False)
-    top = fields.integer("top_logprobs", low=0, high=MAX_TOP_LOGPROBS)
+    top = top_count(fields, "top_logprobs")
     if top is not None and not wanted:
         raise invalid(fields.path("top_logprobs"), "it needs 'logprobs' to be true.")
     return (top or 0) if wanted else None
 
 
-def legacy_logprobs(fields: Fields, *, echo: bool) -> int | None:
-    wanted = fields.integer("logprobs", low=0, high=MAX_TOP_LOGPROBS)
-    if wanted is not None and echo:
-        reason = "Logprobs of the prompt are not computed here: ask for 'logprobs' or for 'echo'."
-        raise unsupported(fields.path("logprobs"), reason)
-    return wanted
+def top_count(fields: Fields, name: str) -> int | None:
+    """How many of the likeliest tokens are asked for; None for no logprobs at all."""
+    return fields.integer(name, low=0, high=MAX_TOP_LOGPROBS)
 
 
 def _top_k(fields: Fields) -> int | None:

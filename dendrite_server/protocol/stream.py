@@ -12,11 +12,15 @@ from dendrite_core.engine.messages import ChoiceDelta, Progress, Started, Usage
 from dendrite_server.protocol.request import Common
 from dendrite_server.protocol.response import (
     Body,
+    Echo,
+    Entry,
     Header,
     TokenBytes,
     chat_logprobs,
+    echoed,
     encode_json,
     legacy_logprobs,
+    own_entries,
     sum_usage,
     token_name,
     trees_body,
@@ -132,18 +136,19 @@ def _chunk(index: int, delta: Body) -> Body:
 class TextEncoder:
     """A legacy completion as `text_completion` events; choices are numbered through all prompts."""
 
-    def __init__(self, header: Header, asked: Common, token_bytes: TokenBytes, echoes: list[str]) -> None:
+    def __init__(self, header: Header, asked: Common, token_bytes: TokenBytes, echoes: list[Echo]) -> None:
         self._frames = Frames(header, asked, len(echoes))
         self._asked = asked
         self._token_bytes = token_bytes
         self._echoes = echoes
-        self._fresh: dict[int, Body] = {}
+        self._fresh: dict[int, tuple[str, list[Entry]]] = {}
         self._offsets: dict[int, int] = {}
 
     def start(self, prompt: int, started: Started) -> bytes:
         self._frames.started(prompt, started)
+        entries = echoed(self._echoes[prompt], started)
         for at, branch_id in enumerate(started.branch_ids):
-            self._fresh[prompt * self._asked.n + at] = {"branch_id": branch_id}
+            self._fresh[prompt * self._asked.n + at] = (branch_id, entries)
         return b""
 
     def news(self, prompt: int, progress: Progress) -> bytes:
@@ -155,23 +160,26 @@ class TextEncoder:
         if not (delta.text or delta.logprobs or shown or delta.finish_reason):
             return b""
         index = prompt * self._asked.n + delta.index
-        first = self._fresh.pop(index, None)
-        text = delta.text if first is None else self._echoes[prompt] + delta.text
-        choice: Body = {"index": index, "text": text, "logprobs": self._logprobs(index, delta)}
-        choice |= {"finish_reason": delta.finish_reason, **(first or {})}
+        branch_id, entries = self._fresh.pop(index, (None, []))
+        text = delta.text if branch_id is None else self._echoes[prompt].text + delta.text
+        choice: Body = {"index": index, "text": text, "logprobs": self._logprobs(index, entries, delta)}
+        choice["finish_reason"] = delta.finish_reason
+        if branch_id is not None:
+            choice["branch_id"] = branch_id
         if shown:
             choice["token_ids"] = list(shown)
         if delta.finish_reason is None:
             return self._frames.chunk(choice)
         return self._frames.finish({**choice, "stop_reason": delta.stop_reason})
 
-    def _logprobs(self, index: int, delta: ChoiceDelta) -> Body | None:
-        if delta.logprobs is None:
+    def _logprobs(self, index: int, before: list[Entry], delta: ChoiceDelta) -> Body | None:
+        entries = [*before, *own_entries(delta.logprobs or ())]
+        if not entries:
             return None
         offset = self._offsets.get(index, 0)
-        names = (token_name(entry.token_id, self._token_bytes) for entry in delta.logprobs)
+        names = (token_name(token_id, self._token_bytes) for token_id, _ in entries)
         self._offsets[index] = offset + sum(map(len, names))
-        return legacy_logprobs(delta.logprobs, self._token_bytes, offset)
+        return legacy_logprobs(entries, self._token_bytes, offset)
 
     def end(self) -> bytes:
         return self._frames.end()

@@ -88,7 +88,6 @@ class TestHangUp:
         running.close()
         server.settle("running", 0)
         server.settle("used", 0)
-        server.settle("branches", 0)
 
     def test_what_others_forked_from_it_goes_on(self, server: Server) -> None:
         connection = raw_request(server, {**LONG, "stream": True})

@@ -76,6 +76,7 @@ CHAT_EXTENSIONS: dict[str, tuple[Any, str, Any]] = {
     "n_branches": (4, "n", 4),
     "parent_id": ("branch_1a", "parent_id", "branch_1a"),
     "priority": (-1, "priority", -1),
+    "prompt_logprobs": (2, "params.prompt_logprobs", 2),
     "repetition_penalty": (1.5, "params.repetition_penalty", 1.5),
     "return_token_ids": (True, "return_token_ids", True),
     "skip_special_tokens": (False, "params.skip_special_tokens", False),
@@ -282,7 +283,7 @@ BAD_COMPLETION: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": {"a": 1}}, "prompt", "invalid_type"),
     ({"prompt": ["a"] * 9, "n": 2}, "prompt", "invalid_value"),
     ({"logprobs": True}, "logprobs", "invalid_type"),
-    ({"logprobs": 1, "echo": True}, "logprobs", "unsupported_parameter"),
+    ({"prompt_logprobs": 1, "stream": True}, "prompt_logprobs", "unsupported_parameter"),
     ({"echo": True, "parent_id": "branch_1"}, "echo", "unsupported_parameter"),
     ({"messages": []}, "messages", "unknown_parameter"),
 ]

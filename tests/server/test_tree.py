@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
@@ -186,6 +187,39 @@ def test_a_delete_prunes_what_hangs_below(http: httpx.Client) -> None:
     assert {*gone["released"]} == {branch_of(first), second["tree"]["prompt_branch_id"], branch_of(second)}
     assert http.get(f"/v1/branches/{branch_of(second)}").status_code == 404
     assert http.get(f"/v1/branches/{branch_of(first, 1)}").status_code == 200
+
+
+def test_a_branch_can_be_pinned_scored_and_unpinned(http: httpx.Client) -> None:
+    name = branch_of(chat(http, USER))
+
+    def update(**fields: Any) -> Any:
+        return http.post(f"/v1/branches/{name}", json=fields)
+
+    pinned = update(pinned=True, ttl=60, metadata={"score": 0.5}).json()
+    assert pinned["pinned"] is True
+    assert 0 < pinned["pinned_for"] <= 60
+    assert update(metadata={"visits": 3}).json()["metadata"] == {"score": 0.5, "visits": 3}
+    assert update(pinned=False).json()["pinned"] is False
+    assert http.get(f"/v1/branches/{name}").json()["metadata"] == {"score": 0.5, "visits": 3}
+    for bad, param in (({"ttl": 3}, "ttl"), ({"metadata": 3}, "metadata"), ({"pin": True}, "pin")):
+        assert update(**bad).status_code == 400
+        assert update(**bad).json()["error"]["param"] == param
+
+
+def test_a_branch_that_is_deleted_while_it_runs_says_so(http: httpx.Client, server: Server) -> None:
+    asked = {"messages": USER, "max_tokens": 1500, "n": 2, "stream": True, "ignore_eos": True}
+    with http.stream("POST", "/v1/chat/completions", json=asked) as answer:
+        lines = (line for line in answer.iter_lines() if line.startswith("data: {"))
+        chunks = (json.loads(line.removeprefix("data: ")) for line in lines)
+        names = [next(chunks)["choices"][0]["branch_id"] for _ in range(2)]
+        reasons: dict[int, str] = {}
+        for name in names:
+            httpx.delete(f"{server.url}/v1/branches/{name}")
+        for chunk in chunks:
+            choice = chunk["choices"][0]
+            if choice["finish_reason"]:
+                reasons[choice["index"]] = choice["finish_reason"]
+    assert reasons == {0: "abort", 1: "abort"}
 
 
 @pytest.mark.parametrize("verb", ["GET", "DELETE"])
