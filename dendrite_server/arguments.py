@@ -22,9 +22,20 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
+class _Help(argparse.HelpFormatter):
+    """Shows the defaults that there are."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        shown = action.help or ""
+        return (
+            shown if action.default in (None, False, argparse.SUPPRESS) else f"{shown} (default: %(default)s)"
+        )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "dendrite serve",
+        formatter_class=lambda prog: _Help(prog, max_help_position=34, width=110),
         description="Serve a model over the OpenAI API, with a KV cache that is a tree.",
         epilog="Stop with SIGTERM or Ctrl-C: running requests finish first, a second signal ends them.",
     )
@@ -50,7 +61,13 @@ def _add_memory_options(group: argparse._ArgumentGroup) -> None:
     add("--kv-cache-memory", type=_bytes, metavar="SIZE", help="memory for KV, as 512M or 2G")
     add("--num-pages", type=int, metavar="N", help="pages of KV, instead of --kv-cache-memory")
     add("--page-size", type=int, choices=PAGE_SIZES, default=own.page_size, help="tokens of a page")
-    add("--gpu-memory-utilization", type=float, default=own.gpu_memory_utilization, metavar="PART")
+    add(
+        "--gpu-memory-utilization",
+        type=float,
+        default=own.gpu_memory_utilization,
+        metavar="PART",
+        help="of its memory",
+    )
     add("--max-num-seqs", type=int, default=own.max_rows, metavar="N", help="branches decoded together")
     add("--max-num-batched-tokens", type=int, metavar="N", help="new tokens of one step")
     add("--max-waiting", type=int, default=own.max_waiting, metavar="N", help="requests queued before a 429")
@@ -60,20 +77,32 @@ def _add_memory_options(group: argparse._ArgumentGroup) -> None:
 
 def _add_http_options(group: argparse._ArgumentGroup) -> None:
     add, own = group.add_argument, ServerConfig()
-    add("--host", default=own.host, help="address to listen on, 0.0.0.0 for all (default: %(default)s)")
-    add("--port", type=int, default=own.port, help="0 for any free one (default: %(default)s)")
+    add("--host", default=own.host, help="address to listen on, 0.0.0.0 for all")
+    add("--port", type=int, default=own.port, help="port to listen on, 0 for any free one")
     add("--api-key", metavar="KEY", help="key that callers must send (environment: DENDRITE_API_KEY)")
-    add("--max-body-size", type=_bytes, default=own.max_body_bytes, metavar="SIZE", help="of one request")
+    add("--max-body-size", type=_bytes, default="32M", metavar="SIZE", help="largest request")
     add(
         "--keep-alive",
         type=float,
         default=own.keep_alive,
         metavar="S",
-        help="silence before a comment",
+        help="silence before a stream sends a comment",
     )
-    add("--patience", type=float, default=own.patience, metavar="S", help="before a stuck reader is dropped")
-    add("--drain-timeout", type=float, default=own.drain_timeout, metavar="S", help="for running requests")
-    add("--log-level", default="warning", choices=["debug", "info", "warning", "error"])
+    add(
+        "--patience",
+        type=float,
+        default=own.patience,
+        metavar="S",
+        help="seconds before a stuck reader is dropped",
+    )
+    add(
+        "--drain-timeout",
+        type=float,
+        default=own.drain_timeout,
+        metavar="S",
+        help="seconds that running requests get",
+    )
+    add("--log-level", default="warning", choices=["debug", "info", "warning", "error"], help="what to log")
     add("--access-log", action="store_true", help="log every request")
 
 

@@ -89,6 +89,18 @@ class TestHangUp:
         server.settle("running", 0)
         server.settle("used", 0)
 
+    @pytest.mark.xfail(reason="the engine keeps the record of a prompt branch that never got a name")
+    def test_one_that_hangs_up_while_it_waits_leaves_no_record(self, serve: Serve) -> None:
+        server = serve(max_rows=1)
+        running = raw_request(server, LONG)
+        server.settle("running", 1)
+        waiting = raw_request(server, LONG)
+        server.settle("waiting", 1)
+        waiting.close()
+        running.close()
+        server.settle("running", 0)
+        server.settle("branches", 0, seconds=1)
+
     def test_what_others_forked_from_it_goes_on(self, server: Server) -> None:
         connection = raw_request(server, {**LONG, "stream": True})
         text = b""
