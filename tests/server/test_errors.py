@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ from dendrite_core.engine.messages import Request
 from dendrite_core.errors import DendriteError, EngineClosed, QueueFull, RequestError, SequenceFailed
 from dendrite_server.config import ServerConfig
 from dendrite_server.errors import TABLE, error_body, error_response, row_of
+from dendrite_server.protocol.request import HARMLESS
 from tests.server.conftest import MODEL, Serve, Server
 
 Error = dict[str, Any]
@@ -226,3 +228,12 @@ def test_only_what_a_caller_can_use_is_told(error: Exception, status: int, told:
     answer = error_response(error)
     assert answer.status_code == status
     assert (str(error) in bytes(answer.body).decode()) is told
+
+
+def test_the_documentation_has_every_code() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "errors.md").read_text()
+    rows = {row.code for row in TABLE}
+    for code in rows | {cls.code for cls in every_error() if issubclass(cls, RequestError)}:
+        assert code is None or f"`{code}`" in text, code
+    for name in HARMLESS:
+        assert f"`{name}`" in text, name
