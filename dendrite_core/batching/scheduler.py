@@ -103,11 +103,15 @@ class Scheduler:
         for sequence in sorted(self.running, key=decoding_first):
             if not sequence.running or budget == 0:
                 continue
-            new = min(sequence.pending, budget)
+            new = min(sequence.pending, self._share(budget, bool(self._waiting)))
             if self._make_room(sequence, new, granted):
                 granted[sequence] = new
                 budget -= new
         return granted
+
+    def _share(self, budget: int, others: bool) -> int:
+        """Tokens one sequence may take: half of what is left while others wait, so that none waits long."""
+        return budget if budget == 1 or not others else budget // 2
 
     def _make_room(self, sequence: Sequence, new: int, granted: dict[Sequence, int]) -> bool:
         """Reserve pages for `new` tokens, preempting the youngest as needed; False if that was this one."""
@@ -139,7 +143,7 @@ class Scheduler:
             if sequence.wants_scores:
                 # Logits exist only where KV is computed, so cached KV of unscored tokens is of no use.
                 self.cache.forget(sequence.branch, len(sequence.scored))
-            new = min(sequence.pending, budget)
+            new = min(sequence.pending, self._share(budget, len(self._waiting) > 1))
             if not self.cache.reserve(sequence.branch, new):
                 self.cache.stop(sequence.branch)
                 return

@@ -1,0 +1,138 @@
+"""The scheduler without a model: tokens are written to a list of slots, as attention would read them."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from dendrite_core.batching.scheduler import Scheduler, Step
+from dendrite_core.batching.sequence import Sequence
+from dendrite_core.cache.invariants import check
+from dendrite_core.cache.tree import TreeCache
+from dendrite_core.config import EngineConfig, Facts, ResolvedConfig, resolve
+from dendrite_core.params import SamplingParams
+
+
+def config(**settings: int) -> ResolvedConfig:
+    facts = Facts(
+        device="cpu",
+        dtype="float32",
+        decoder="none",
+        vocab_size=1000,
+        max_position=10_000,
+        bytes_per_page=1,
+        free_bytes=None,
+    )
+    return resolve(EngineConfig(model="none", **{"num_pages": 100, "max_model_len": 400, **settings}), facts)
+
+
+class Machine:
+    """A scheduler, its cache, and memory that remembers which token was written to which slot."""
+
+    def __init__(self, **settings: int) -> None:
+        self.config = config(**settings)
+        self.cache = TreeCache(self.config.num_pages, self.config.page_size)
+        self.scheduler = Scheduler(self.cache, self.config)
+        self.slots: list[int | None] = [None] * (self.config.num_pages * self.config.page_size)
+        self.arrivals = 0
+        self.finished: list[Sequence] = []
+
+    def add(self, tokens: list[int], until: int, priority: int = 0) -> Sequence:
+        self.arrivals += 1
+        sequence = Sequence(
+            self.cache.open(tokens),
+            params=SamplingParams(max_tokens=max(1, until - len(tokens))),
+            seed=0,
+            order=(priority, self.arrivals, 0),
+            end_ids=(),
+            owner=until,
+            prompt_length=len(tokens),
+        )
+        self.scheduler.add(sequence)
+        return sequence
+
+    def step(self) -> Step | None:
+        step = self.scheduler.schedule()
+        if step is None:
+            return None
+        self._copy_and_write(step)
+        self._check_what_rows_see(step)
+        self.scheduler.commit(step, [])
+        for sequence in step.drawers:
+            sequence.append(len(sequence.branch) * 7 % 1000)
+            if len(sequence.branch) >= sequence.owner:  # type: ignore[operator]
+                self.scheduler.remove(sequence)
+                self.finished.append(sequence)
+        check(self.cache)
+        return step
+
+    def _copy_and_write(self, step: Step) -> None:
+        size = self.config.page_size
+        for source, target in step.batch.copies:
+            self.slots[target * size : (target + 1) * size] = self.slots[source * size : (source + 1) * size]
+        for slot, token in zip(step.batch.slots, step.batch.token_ids, strict=True):
+            self.slots[slot] = token
+
+    def _check_what_rows_see(self, step: Step) -> None:
+        """Every row finds its own tokens behind its page table, and the spans add up to that table."""
+        size, batch = self.config.page_size, step.batch
+        for row, sequence in enumerate(step.rows):
+            length, pages = batch.kv_lengths[row], batch.page_tables[row]
+            seen = [self.slots[pages[p // size] * size + p % size] for p in range(length)]
+            assert seen == sequence.branch.tokens(0, length)
+            spans = [span for span in batch.spans if span.first_row <= row < span.end_row]
+            assert [page for span in spans for page in span.pages] == list(pages)
+
+
+@pytest.mark.parametrize("num_pages", [26, 100])
+def test_every_sequence_ends_whatever_the_room(num_pages: int) -> None:
+    rng, machine = random.Random(3), Machine(num_pages=num_pages, max_rows=8, max_batch_tokens=50)
+    past = [rng.randrange(1000) for _ in range(80)]
+    for _ in range(30):
+        tokens = past[: rng.randrange(80)] + [rng.randrange(1000) for _ in range(rng.randint(1, 60))]
+        machine.add(tokens, len(tokens) + rng.randint(1, 60))
+    for _ in range(3000):
+        if machine.step() is None:
+            break
+    assert len(machine.finished) == 30
+    assert not machine.scheduler.has_work
+    assert (machine.scheduler.preemptions > 0) == (num_pages == 26)
+
+
+def test_no_step_exceeds_its_tokens_or_rows() -> None:
+    machine = Machine(max_rows=3, max_batch_tokens=20)
+    for seed in range(6):
+        machine.add([seed] * 33, 40)
+    while step := machine.step():
+        assert len(step.batch.token_ids) <= 20
+        assert step.batch.rows <= 3
+
+
+def test_a_long_prompt_holds_up_neither_a_waiting_nor_a_decoding_one() -> None:
+    machine = Machine(max_batch_tokens=20)
+    machine.add([1] * 300, 301)
+    short = machine.add([2] * 4, 12)
+    for _ in range(8):
+        assert machine.step()
+    assert short in machine.finished
+
+
+def test_smaller_priority_goes_first() -> None:
+    machine = Machine(max_rows=1)
+    machine.add([1] * 5, 8, priority=1)
+    urgent = machine.add([2] * 5, 8, priority=0)
+    while machine.step():
+        pass
+    assert machine.finished[0] is urgent
+
+
+def test_equal_prompts_meet_in_the_tree() -> None:
+    machine = Machine(max_batch_tokens=512)
+    for _ in range(4):
+        machine.add(list(range(64)), 70)
+    machine.step()
+    step = machine.step()
+    assert step is not None
+    shared = [span for span in step.batch.spans if span.end_row - span.first_row == 4]
+    assert [len(span.pages) for span in shared] == [4]
