@@ -30,7 +30,7 @@ async def create_chat_completion(request: Request) -> Response:
     body = await read_request(request)
     asked = parse_chat(body, service.limits)
     model = service.model_name(asked.model)
-    prompt, joint = await _encode(service, asked)
+    prompt, joint = await encode_messages(service, asked)
     renamed = {"max_tokens": "max_completion_tokens"} if body.get("max_completion_tokens") else {}
     generation = Generation(service, engine_requests(request, asked, [prompt], joint), renamed)
     tokenizer = service.engine.tokenizer
@@ -47,7 +47,8 @@ async def create_chat_completion(request: Request) -> Response:
     return await respond(request, generation, whole, encoder, stream=asked.stream)
 
 
-async def _encode(service: Service, asked: ChatRequest) -> tuple[tuple[int, ...], tuple[int, ...]]:
+async def encode_messages(service: Service, asked: ChatRequest) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The ids of what a request says: (prompt, joint), as the engine takes them."""
     template = dict(asked.template_kwargs)
     if asked.parent_id is None:
         template["continue_final_message"] = asked.continue_final_message
