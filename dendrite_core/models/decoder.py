@@ -26,6 +26,8 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 The three are views of a buffer that the next layer overwrites: keys and values are copied to be kept.
 """
 
+_FIRST_ROWS = 64
+
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": lambda x: F.silu(x, inplace=True),
     "relu": lambda x: F.relu(x, inplace=True),
@@ -66,8 +68,8 @@ class Decoder:
 
     @property
     def kernels(self) -> tuple[str, str]:
-        """Names of the linear kernels for one row and for several."""
-        return self._parts.kernels
+        """Names of the linear kernels for few rows and for many."""
+        return self._parts.choice.names
 
     @torch.inference_mode()
     def __call__(self, token_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
@@ -77,8 +79,7 @@ class Decoder:
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores `[R, vocab]` in float32 of hidden states `[R, hidden]`."""
-        head = self._parts.head_one if hidden.shape[0] == 1 else self._parts.head_many
-        return head(hidden).float()
+        return self._parts.head(hidden.shape[0])(hidden).float()
 
 
 class _Forward:
@@ -93,7 +94,7 @@ class _Forward:
         parts = self.parts
         x = parts.embedding.index_select(0, token_ids)
         rotation = parts.rotations.index_select(0, positions).unsqueeze(1)
-        for index, layer in enumerate(parts.one if x.shape[0] == 1 else parts.many):
+        for index, layer in enumerate(parts.layers(x.shape[0])):
             x = x + layer.out(self._attention(index, layer, x, rotation, attend))
             gate, up = layer.gate_up(self._norm(x, layer.mlp_norm)).chunk(2, -1)
             x = x + layer.down(self.activate(gate) * up)
@@ -113,29 +114,42 @@ class _Forward:
         return torch.rms_norm(x, (x.shape[-1],), weight, self.config.norm_eps)
 
 
-class _Rows:
-    """Buffers for T rows, and the views of them that every layer uses.
+class _Buffers:
+    """Memory for up to `capacity` rows.
 
-    `wide` is the residual stream `x` with one more column, sqrt(hidden * eps): the norm of a wide row is
-    then the root of sum(x^2) + hidden * eps, which an RMS norm divides by, but for the factor
-    sqrt(hidden) that is folded into the weights.
+    `wide` is the residual stream with one more column, sqrt(hidden * eps): the norm of a wide row is then
+    the root of sum(x^2) + hidden * eps, which an RMS norm divides by, but for the factor sqrt(hidden) that
+    is folded into the weights.
     """
 
-    def __init__(self, config: NativeConfig, rows: int) -> None:
+    def __init__(self, config: NativeConfig, capacity: int) -> None:
+        hidden, heads = config.hidden_size, config.num_heads + 2 * config.num_kv_heads
+        self.capacity = capacity
+        self.wide = torch.full((capacity, hidden + 1), math.sqrt(hidden * config.norm_eps))
+        self.length = torch.empty(capacity, 1)
+        self.normed = torch.empty(capacity, hidden)
+        self.qkv = torch.empty(capacity, heads * config.head_dim)
+        self.gate_up = torch.empty(capacity, 2 * config.intermediate_size)
+        self.gated = torch.empty(capacity, config.intermediate_size)
+
+
+class _Rows:
+    """The views of the first T rows of the buffers that every layer uses."""
+
+    def __init__(self, config: NativeConfig, buffers: _Buffers, rows: int) -> None:
         heads, kv_heads, d = config.num_heads, config.num_kv_heads, config.head_dim
-        hidden = config.hidden_size
-        self.wide = torch.full((rows, hidden + 1), math.sqrt(hidden * config.norm_eps))
+        self.wide, self.length, self.normed = (
+            full[:rows] for full in (buffers.wide, buffers.length, buffers.normed)
+        )
         self.x = self.wide[:, :-1]
-        self.length = torch.empty(rows, 1)
-        self.normed = torch.empty(rows, hidden)
-        self.qkv = torch.empty(rows, (heads + 2 * kv_heads) * d)
+        self.qkv, self.gate_up, self.gated = (
+            full[:rows] for full in (buffers.qkv, buffers.gate_up, buffers.gated)
+        )
         by_head = self.qkv.view(rows, -1, d)
         self.qk, self.v = by_head[:, : heads + kv_heads], by_head[:, heads + kv_heads :]
         self.q, self.k = self.qk[:, :heads], self.qk[:, heads:]
         self.pairs = torch.view_as_complex(self.qk.view(rows, heads + kv_heads, d // 2, 2))
-        self.gate_up = torch.empty(rows, 2 * config.intermediate_size)
         self.gate, self.up = self.gate_up.chunk(2, -1)
-        self.gated = torch.empty(rows, config.intermediate_size)
 
 
 class _LeanForward:
@@ -146,6 +160,7 @@ class _LeanForward:
         self.activate = _ACTIVATIONS[config.hidden_act]
         self.final_norm = parts.final_norm * math.sqrt(config.hidden_size)
         self.head_eps = torch.tensor(math.sqrt(config.head_dim * config.norm_eps))
+        self.buffers = _Buffers(config, _FIRST_ROWS)
         self.rows: dict[int, _Rows] = {}
 
     def __call__(self, token_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
@@ -155,7 +170,7 @@ class _LeanForward:
         norm, div, mul = torch.linalg.vector_norm, torch.div, torch.mul
         x.copy_(parts.embedding.index_select(0, token_ids))
         rotation = parts.rotations.index_select(0, positions).unsqueeze_(1)
-        for index, layer in enumerate(parts.one if x.shape[0] == 1 else parts.many):
+        for index, layer in enumerate(parts.layers(x.shape[0])):
             norm(wide, 2, -1, True, out=length)
             rows.qkv.copy_(layer.qkv(div(x, length, out=normed)))
             if layer.head_norm is not None:
@@ -173,6 +188,9 @@ class _LeanForward:
         qk.div_(length.hypot_(self.head_eps)).mul_(weight)
 
     def _rows_for(self, count: int) -> _Rows:
+        if count > self.buffers.capacity:
+            self.buffers = _Buffers(self.config, count)
+            self.rows.clear()
         if count not in self.rows:
-            self.rows[count] = _Rows(self.config, count)
+            self.rows[count] = _Rows(self.config, self.buffers, count)
         return self.rows[count]

@@ -2,7 +2,7 @@
 
 A kernel is a plain function from `[T, in]` to `[T, out]`, made once from a weight in the checkpoint's layout
 `[out, in]`. On a CPU no kernel is best everywhere, so `choose` measures them on the model's own weights when
-it is loaded: one winner for a single row, which is all reading, and one for several rows.
+it is loaded: one winner for few rows, where reading the weights is all the work, and one for many.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ _SAMPLE_BYTES = 24 << 20
 _SAMPLE_ROWS_OF_WEIGHT = 1 << 20
 _MANY_ROWS = 16
 _CLEARLY_FASTER = 0.9
+_TURNS = 5
+_SECONDS_EACH = 0.05
 _DOUBLED_AT_MOST = 4 << 30
 _BAG_WIDTHS = (384, 256, 128, 64, 32, 16)
 _LARGEST_HALF = 65504.0
@@ -40,11 +42,16 @@ class Weight:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """How to make the kernels for one row and for several; `names` are for the start-up line."""
+    """How to make the kernels for up to `few_rows` rows and for more."""
 
-    one: MakeKernel
+    few: MakeKernel
     many: MakeKernel
-    names: tuple[str, str]
+    few_rows: int = 1
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """For the start-up line."""
+        return self.few.__name__, self.many.__name__
 
 
 def plain(weight: Weight) -> Kernel:
@@ -87,11 +94,11 @@ def half(weight: Weight) -> Kernel:
 
 
 def bags(weight: Weight) -> Kernel:
-    """One row at a time as a weighted sum of table rows, so that the weight is read strictly in order.
+    """A row as a weighted sum of table rows, so that the weight is read strictly in order.
 
     `x @ W.T` is `sum_k x[k] * W[:, k]`, an embedding bag over the columns of W. The columns are cut into
-    blocks, one bag each, which threads share. A BLAS reads several distant rows at once for a single row
-    of x; where the weights come from memory, reading one stream is up to three times as fast.
+    blocks, a bag for each row of x, which threads share. A BLAS reads several distant rows at once for a
+    single row of x; where the weights come from memory, reading one stream is up to three times as fast.
     """
     outputs, inputs = weight.matrix.shape
     width = bag_width(outputs)
@@ -99,17 +106,32 @@ def bags(weight: Weight) -> Kernel:
         return plain(weight)
     blocks, bias = outputs // width, weight.bias
     table = weight.matrix.view(blocks, width, inputs).transpose(1, 2).contiguous().view(-1, width)
-    indices = torch.arange(blocks * inputs, dtype=torch.int32)
-    offsets = indices[::inputs].contiguous()
-    factors = torch.empty(blocks, inputs, dtype=table.dtype)
-    flat, bag = factors.view(-1), torch.embedding_bag
+    drawn: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+    bag = torch.embedding_bag
 
     def kernel(x: Tensor) -> Tensor:
+        rows = x.shape[0]
+        if rows not in drawn:
+            drawn[rows] = _drawn(blocks, rows, inputs, table.dtype)
+        indices, offsets, factors = drawn[rows]
         factors.copy_(x)
-        product = bag(table, indices, offsets, False, 0, False, flat)[0].view(1, outputs)
+        product = bag(table, indices, offsets, False, 0, False, factors.view(-1))[0]
+        if rows > 1:
+            product = product.view(blocks, rows, width).transpose(0, 1)
+        product = product.reshape(rows, outputs)
         return product if bias is None else product.add_(bias)
 
     return kernel
+
+
+def _drawn(blocks: int, rows: int, inputs: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """What each bag draws: table rows `[blocks * rows * inputs]`, where bags begin, and a place for factors.
+
+    The rows of one block are drawn by all rows of x in turn, while the block is in a cache.
+    """
+    indices = torch.arange(blocks * inputs, dtype=torch.int32).view(blocks, 1, inputs).expand(-1, rows, -1)
+    offsets = torch.arange(blocks * rows, dtype=torch.int32) * inputs
+    return indices.reshape(-1), offsets, torch.empty(blocks, rows, inputs, dtype=dtype)
 
 
 def bag_width(outputs: int) -> int | None:
@@ -122,14 +144,17 @@ def bag_width(outputs: int) -> int | None:
 def choose(sample: Sequence[Weight], dtype: torch.dtype, device: torch.device, total_bytes: int) -> Choice:
     """The fastest makers for weights like `sample`, by measurement; a second layout only where it fits."""
     if device.type != "cpu":
-        return Choice(plain, plain, ("plain", "plain"))
+        return Choice(plain, plain)
     if dtype is torch.float16:
-        return Choice(half, half, ("half", "half"))
+        return Choice(half, half)
     sample = [_first_rows(weight) for weight in sample]
-    several = _fastest([packed, plain], sample, _MANY_ROWS)
-    doubles = total_bytes <= min(_DOUBLED_AT_MOST, _physical_memory() // 4)
-    single = _fastest([several, bags, packed, plain], sample, 1) if doubles else several
-    return Choice(single, several, (single.__name__, several.__name__))
+    many = _fastest([packed, plain], sample, _MANY_ROWS)
+    if total_bytes > min(_DOUBLED_AT_MOST, _physical_memory() // 4):
+        return Choice(many, many)
+    few = _fastest([many, bags, packed, plain], sample, 1)
+    # Where the two meet is somewhere in between; past four rows the products for many win everywhere seen.
+    still = [rows for rows in (2, 4) if few is not many and _fastest([many, few], sample, rows) is few]
+    return Choice(few, many, max(still, default=1))
 
 
 def sample_size(bytes_per_layer: int, layers: int) -> int:
@@ -144,7 +169,7 @@ def _fastest(makers: Iterable[MakeKernel], sample: Sequence[Weight], rows: int) 
     for maker in dict.fromkeys(makers):
         try:
             seconds = _seconds(maker, sample, rows)
-        except RuntimeError:
+        except (RuntimeError, AttributeError):
             continue  # This build or CPU lacks the kernel.
         if seconds < best_time * _CLEARLY_FASTER:
             best, best_time = maker, seconds
@@ -156,8 +181,10 @@ def _seconds(maker: MakeKernel, sample: Sequence[Weight], rows: int) -> float:
     """The best of a few passes over the sample, in this thread's own time: other processes count less."""
     kernels = [maker(weight) for weight in sample]
     inputs = [torch.ones(rows, weight.matrix.shape[1], dtype=weight.matrix.dtype) for weight in sample]
-    best = float("inf")
-    for _ in range(5):
+    best, until = float("inf"), time.perf_counter() + _SECONDS_EACH
+    for turn in range(_TURNS):
+        if turn > 1 and time.perf_counter() > until:
+            break
         started = time.thread_time()
         for kernel, x in zip(kernels, inputs, strict=True):
             kernel(x)

@@ -39,16 +39,22 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Everything a forward pass reads. `one` and `many` are the same layers for one row and for several."""
+    """Everything a forward pass reads. `few` and `many` are the same layers, for few rows and for many."""
 
     embedding: Tensor
-    one: tuple[Layer, ...]
+    few: tuple[Layer, ...]
     many: tuple[Layer, ...]
     final_norm: Tensor
-    head_one: Kernel
+    head_few: Kernel
     head_many: Kernel
     rotations: Tensor
-    kernels: tuple[str, str]
+    choice: Choice
+
+    def layers(self, rows: int) -> tuple[Layer, ...]:
+        return self.few if rows <= self.choice.few_rows else self.many
+
+    def head(self, rows: int) -> Kernel:
+        return self.head_few if rows <= self.choice.few_rows else self.head_many
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,21 +143,21 @@ def read_parts(
     embedding = reader.tensor(EMBEDDING)
     head = Weight(embedding if config.tie_embeddings else reader.tensor(LM_HEAD))
     choice = _choice(reader, head, storage)
-    one, many = [], []
+    few, many = [], []
     for index in range(config.num_layers):
         fused = reader.layer(index)
         many.append(fused.made(choice.many))
-        one.append(many[-1] if choice.one is choice.many else fused.made(choice.one))
+        few.append(many[-1] if choice.few is choice.many else fused.made(choice.few))
     head_many = choice.many(head)
     return Parts(
         embedding=embedding,
-        one=tuple(one),
+        few=tuple(few),
         many=tuple(many),
         final_norm=reader.tensor(FINAL_NORM),
-        head_one=head_many if choice.one is choice.many else choice.one(head),
+        head_few=head_many if choice.few is choice.many else choice.few(head),
         head_many=head_many,
         rotations=rotations(config.rope, config.head_dim, max_length).to(device),
-        kernels=choice.names,
+        choice=choice,
     )
 
 
