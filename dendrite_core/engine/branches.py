@@ -29,9 +29,10 @@ from dendrite_core.text.tokenizer import Tokenizer
 class Record:
     """What the engine knows of a branch beyond its tokens.
 
-    `completion` is where its own output begins. `pinned_until` is in seconds of the monotonic clock.
+    `kind` is prompt, completion or fork. `completion` is where its own output begins. `pinned_until` is in seconds of the monotonic clock.
     """
 
+    kind: str
     completion: int
     finish_reason: str | None = None
     sequence: Sequence | None = None
@@ -97,7 +98,7 @@ class BranchBook:
             shared = self._fork_point(parent, request.parent_offset, continues=not request.prompt)
             branch = self.cache.fork(parent, shared)
             branch.extend(self._after_parent(branch, request))
-        self._hold(branch, Record(completion=len(branch)))
+        self._hold(branch, Record("prompt", len(branch)))
         return branch, shared
 
     def _fork_point(self, parent: Branch, offset: int | None, *, continues: bool) -> int:
@@ -160,7 +161,7 @@ class BranchBook:
         fork_us = (time.perf_counter_ns() - begin) / 1e3
         priority, arrival, _ = prompt.order
         for index, branch in enumerate(branches):
-            self._hold(branch, Record(completion=len(branch)))
+            self._hold(branch, Record("completion", len(branch)))
             job.children.append(self._sequence(job, branch, (priority, arrival, index), prompt.seed, 0))
         self.end(prompt, None)
         parent = prompt.branch.parent
@@ -192,7 +193,7 @@ class BranchBook:
         at = self._fork_point(parent, offset, continues=False)
         children = [self.cache.fork(parent, at) for _ in range(count)]
         for child in children:
-            child.record = Record(completion=len(child))
+            child.record = Record("fork", len(child))
         return [self.name(child) for child in children]
 
     def describe(self, name: str) -> BranchInfo:
@@ -258,6 +259,8 @@ class BranchBook:
         """
         names = [self.name(branch) for branch in members]
         for branch in reversed(members):
+            if self.cache.lookup(branch.id) is None:
+                continue
             parent = branch.parent
             self.cache.release(branch)
             if parent is not None and not parent.children and self.is_prompt(parent):
@@ -266,17 +269,16 @@ class BranchBook:
 
     def is_prompt(self, branch: Branch) -> bool:
         """Whether a branch is what a request added to its parent, rather than what was generated."""
-        return self._record(branch).completion > branch.start
+        return self._record(branch).kind == "prompt"
 
     def _info(self, branch: Branch) -> BranchInfo:
         record = self._record(branch)
-        is_prompt = self.is_prompt(branch)
         return BranchInfo(
             branch_id=self.name(branch),
             tree_id=self.tree_name(branch),
             parent_id=self.name(branch.parent) if branch.parent is not None else None,
             children=tuple(self.name(c) for c in branch.children.values() if self.cache.lookup(c.id)),
-            kind="prompt" if is_prompt else "completion",
+            kind=record.kind,
             length=len(branch),
             own_tokens=len(branch.own),
             kv_tokens=branch.kv_length,
@@ -284,7 +286,7 @@ class BranchBook:
             pinned=branch.pinned,
             pinned_for=record.pinned_until and max(0.0, record.pinned_until - time.monotonic()),
             finish_reason=record.finish_reason,
-            text=self.tokenizer.decode(branch.own, skip_special_tokens=not is_prompt),
+            text=self.tokenizer.decode(branch.own, skip_special_tokens=record.kind != "prompt"),
             metadata=dict(record.metadata),
         )
 

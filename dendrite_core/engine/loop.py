@@ -21,7 +21,7 @@ from dendrite_core.engine.branches import BranchBook
 from dendrite_core.engine.job import Job, token_logprob
 from dendrite_core.engine.messages import EngineStats, Progress, TokenLogprob
 from dendrite_core.engine.stream import Message, Stream, deliver
-from dendrite_core.errors import DendriteError, SequenceFailed
+from dendrite_core.errors import ContextLengthExceeded, DendriteError, SequenceFailed
 from dendrite_core.forward.runner import Runner
 from dendrite_core.sampling.logprobs import score
 from dendrite_core.sampling.sampler import Sampled, Sampler
@@ -77,7 +77,8 @@ class EngineLoop:
         if not self.book.yield_pin():
             job = self.scheduler.head.owner
             assert isinstance(job, Job)
-            self._fail([job], SequenceFailed("the KV cache has no room for this request"))
+            length = len(job.prompt.branch)
+            self._fail([job], ContextLengthExceeded(f"no room in the KV cache for {length} tokens"))
 
     def _drain(self) -> None:
         """Everything in the inbox; waits for news when there is nothing to run."""
@@ -212,7 +213,7 @@ class EngineLoop:
         job = sequence.owner
         assert isinstance(job, Job)
         if job.started is None:
-            self._fail([job], SequenceFailed("the branch was released"))
+            self._fail([job], SequenceFailed("the branch was released before its first token"))
         else:
             self._abort_child(job, sequence)
             self._report(job)
@@ -226,6 +227,9 @@ class EngineLoop:
             for sequence in list(job.unfinished()):
                 self.scheduler.remove(sequence)
                 self.book.end(sequence, "error")
+            if job.started is None:
+                # Nobody was told this branch's name, so nobody could ever free it.
+                self.book.release([job.prompt.branch])
             del self.jobs[job.stream]
             self._post(job.stream, error)
 

@@ -110,7 +110,8 @@ class Progress:
 class BranchInfo:
     """A branch as shown to callers. Lengths are tokens; `own` excludes what it shares with its parent.
 
-    `kind` is `prompt` (what a request added to its parent) or `completion` (what was generated after it).
+    `kind` is `prompt` (what a request added to its parent), `completion` (what was generated after it), or
+    `fork` (made by itself, with nothing in it yet).
     `pinned_for` is in seconds, None without an end.
     """
 

@@ -89,7 +89,6 @@ class TestHangUp:
         server.settle("running", 0)
         server.settle("used", 0)
 
-    @pytest.mark.xfail(reason="the engine keeps the record of a prompt branch that never got a name")
     def test_one_that_hangs_up_while_it_waits_leaves_no_record(self, serve: Serve) -> None:
         server = serve(max_rows=1)
         running = raw_request(server, LONG)
