@@ -7,6 +7,7 @@ from importlib import import_module
 
 QUESTIONS = {
     "fork-overhead": ("benchmarks.fork", "What does a fork cost, and does it depend on the past's length?"),
+    "vs-hf": ("benchmarks.vs_hf", "How much faster than transformers, one stream and 16 branches?"),
 }
 
 

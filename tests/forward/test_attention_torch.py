@@ -66,7 +66,7 @@ class Both:
 
 def decode(forest: Forest, both: Both, steps: int) -> None:
     for _ in range(steps):
-        both.check(forest.step({row: 1 for row in forest.rows}))
+        both.check(forest.step(dict.fromkeys(forest.rows, 1)))
 
 
 def grown(forest: Forest, both: Both, length: int) -> Row:
