@@ -1,6 +1,7 @@
 """One command from nothing to the shipped folder: data, tokenizer, training, checkpoint, evaluation, card.
 
-`--stage train` and `--stage evaluate` run the halves by themselves; a checkpoint is saved before it is evaluated.
+`--stage train` and `--stage evaluate` run the halves by themselves; a checkpoint is saved before it is
+evaluated.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from scripts.train_embedded.card import card, examples
 from scripts.train_embedded.corpus import sample_texts, stream
 from scripts.train_embedded.evaluation import evaluate, load
 from scripts.train_embedded.puzzles import Tables
-from scripts.train_embedded.tokenizer import CONTROL, save_tokenizer, train_tokenizer
+from scripts.train_embedded.tokenizer import control_ids, save_tokenizer, train_tokenizer
 from scripts.train_embedded.training import Llama, Plan, Size, save_model, train
 
 
@@ -28,8 +29,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m scripts.train_embedded", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("dendrite_core/embedded"))
     parser.add_argument("--stage", choices=("all", "train", "evaluate", "card"), default="all")
-    parser.add_argument("--seconds", type=float, default=360.0, help="training time, compilation not counted")
-    parser.add_argument("--tokens", type=int, default=131072, help="tokens per step")
+    parser.add_argument("--seconds", type=float, default=120.0, help="training time, compilation not counted")
+    parser.add_argument("--tokens", type=int, default=65536, help="tokens per step")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
     parser.add_argument("--seed", type=int, default=24)
     parser.add_argument("--width", type=int, default=Size.width)
@@ -60,7 +61,7 @@ def train_stage(args: argparse.Namespace) -> None:
     plan = Plan(seconds=args.seconds, tokens_per_step=args.tokens, seed=args.seed)
     took = train(model, batches, plan, device)
     print(took, flush=True)
-    save_model(model, {t: tokenizer.token_to_id(t) for t in CONTROL}, args.out)
+    save_model(model, control_ids(tokenizer), args.out)
     versions = {
         "python": platform.python_version(),
         "torch": torch.__version__,

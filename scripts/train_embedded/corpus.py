@@ -30,8 +30,8 @@ from scripts.train_embedded.puzzles import (
     steps_turn,
 )
 from scripts.train_embedded.talk import chat_turn, nonsense, sum_turn
-from scripts.train_embedded.tokenizer import END_OF_TEXT, head, segments
-from scripts.train_embedded.tools import tool_turn
+from scripts.train_embedded.tokenizer import END_OF_TEXT, control_ids, head, segments
+from scripts.train_embedded.tools import declined_turn, tool_turn
 
 # Share of turns. Judging is short and the search stands on it, so it comes often.
 PUZZLE_TASKS: tuple[tuple[Callable[[Random, Tables], Turn], int], ...] = (
@@ -45,8 +45,8 @@ PUZZLE_TASKS: tuple[tuple[Callable[[Random, Tables], Turn], int], ...] = (
 _CONTROL = re.compile(r"<\|[a-z_]+\|>|</?tool_call>")
 OTHER_TASKS: tuple[tuple[Callable[[Random], Turn], int], ...] = (
     (extract_turn, 10),
-    (chat_turn, 8),
-    (sum_turn, 3),
+    (chat_turn, 11),
+    (sum_turn, 7),
 )
 TOOL_SHARE = 0.12  # of conversations
 
@@ -80,7 +80,7 @@ def draw_turn(rng: Random, tables: Tables, sums: bool = True) -> Turn:
 
 def draw_tool_turn(rng: Random) -> Turn:
     while True:
-        drawn = tool_turn(rng)
+        drawn = declined_turn(rng) if rng.random() < 0.2 else tool_turn(rng)
         if not mentions_held_out(text_of(drawn)):
             return drawn
 
@@ -101,7 +101,7 @@ def filler(rng: Random, words: int) -> str:
 
 
 def conversation(rng: Random, tables: Tables, long: bool) -> list[tuple[str, int]]:
-    """Pieces of one chat: a system turn or none, then turns that mostly have nothing to do with each other."""
+    """Pieces of one chat: a system turn or none, then turns that have nothing to do with each other."""
     system = None
     if rng.random() < 0.25:
         system = rng.choice(SYSTEMS) if rng.random() < 0.7 else filler(rng, rng.randint(10, 120))
@@ -139,7 +139,7 @@ def encode(tokenizer: Tokenizer, pieces: list[tuple[str, int]]) -> tuple[list[in
 def batch(seed: int, number: int, shape: Shape, tables: Tables, tokenizer: Tokenizer) -> np.ndarray:
     """Batch `number`: [2, rows, length + 1] of token ids and loss weights. A row begins with a fresh chat."""
     rng = Random(f"{seed}/{number}")
-    between = tokenizer.token_to_id(END_OF_TEXT)
+    between = control_ids(tokenizer)[END_OF_TEXT]
     out = np.zeros((2, shape.rows, shape.length + 1), dtype=np.uint16)
     for row in range(shape.rows):
         ids: list[int] = []

@@ -1,7 +1,8 @@
 """How well a checkpoint plays, measured on held-out puzzles through transformers' own generate.
 
-Tree search is the breadth-first search of the Tree of Thoughts paper: the model proposes lines, the model judges
-what is left, five are kept per level, and only the final expression is checked, in exact arithmetic.
+Tree search is the breadth-first search of the Tree of Thoughts paper: the model proposes lines, the model
+judges what is left, five are kept per level, and only the final expression is checked, in exact
+arithmetic.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ from scripts.train_embedded.game24 import (
     solves,
     state_of,
 )
+from scripts.train_embedded.phrases import CANNOT, I_AM, WHO
 from scripts.train_embedded.puzzles import Turn, claim, common_steps, turn, verdict
-from scripts.train_embedded.talk import I_AM, WHO, sum_turn
-from scripts.train_embedded.tokenizer import END, END_OF_TEXT, prompt, segments
-from scripts.train_embedded.tools import tool_turn
+from scripts.train_embedded.talk import echo_turn, sum_turn
+from scripts.train_embedded.tokenizer import END, END_OF_TEXT, control_ids, prompt, segments
+from scripts.train_embedded.tools import declined_turn, tool_turn
 
 KEEP = 5
 SAMPLES = (24, 16, 8)
@@ -74,7 +76,7 @@ class Writer:
     def _generate(
         self, texts: list[str], longest: int, temperature: float, samples: int, line: bool
     ) -> list[str]:
-        pad = self.tokenizer.token_to_id(END_OF_TEXT)
+        pad = control_ids(self.tokenizer)[END_OF_TEXT]
         ids = [encoding.ids for encoding in self.tokenizer.encode_batch(texts)]
         width = max(map(len, ids))
         rows = torch.tensor([[pad] * (width - len(row)) + row for row in ids], device=self.device)
@@ -89,7 +91,7 @@ class Writer:
         return [self._text(row) for row in out[:, width:].tolist()]
 
     def _ends(self, line: bool) -> list[int]:
-        ends = [self.tokenizer.token_to_id(END)]
+        ends = [control_ids(self.tokenizer)[END]]
         return ends + [i for t, i in self.tokenizer.get_vocab().items() if "Ċ" in t] if line else ends
 
     def _text(self, ids: list[int]) -> str:
@@ -214,6 +216,8 @@ def abilities(writer: Writer, puzzles: Sequence[Puzzle], count: int) -> dict[str
     results["json"] = exact(writer, [extract_turn(rng) for _ in range(count)])
     results["tool_call"] = exact(writer, [tool_turn(rng) for _ in range(count)])
     results["tool_answer"] = tool_answers(writer, [tool_turn(rng) for _ in range(count)])
+    results["declined"] = declined(writer, [declined_turn(rng) for _ in range(count)])
+    results["echo"] = exact(writer, [echo_turn(rng) for _ in range(count)])
     results["sums"] = exact(writer, [sum_turn(rng) for _ in range(count)])
     named = writer.answer(WHO, 64)
     results["identity"] = rate(sum(a[0].strip() in I_AM for a in named), len(WHO))
@@ -231,6 +235,12 @@ def tool_answers(writer: Writer, turns: Sequence[Turn]) -> dict[str, Any]:
     return rate(
         sum(g[0].strip() == t.messages[-1]["content"] for g, t in zip(got, turns, strict=True)), len(turns)
     )
+
+
+def declined(writer: Writer, turns: Sequence[Turn]) -> dict[str, Any]:
+    """How often a tool that is not on offer is not called."""
+    got = writer.complete([prompt(t.messages[:1], None, t.tools) for t in turns], 64)
+    return rate(sum(g[0].strip() in CANNOT for g in got), len(turns))
 
 
 def far_text(writer: Writer, rng: Random) -> str:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache
 
 TARGET = Fraction(24)
 LARGEST = 13
@@ -72,9 +72,9 @@ def _pair_results(low: Fraction, high: Fraction) -> list[tuple[Fraction, str, Fr
     return results
 
 
-@lru_cache(maxsize=None)
+@cache
 def legal_steps(state: State) -> tuple[Step, ...]:
-    """Every different step from a state, operands in one fixed order: small first for + and *, never below zero."""
+    """Every different step from a state: the small operand first for + and *, never below zero."""
     steps: dict[tuple[Fraction, str, Fraction], Step] = {}
     for i, j in itertools.combinations(range(len(state)), 2):
         rest = state[:i] + state[i + 1 : j] + state[j + 1 :]
@@ -83,20 +83,20 @@ def legal_steps(state: State) -> tuple[Step, ...]:
     return tuple(steps.values())
 
 
-@lru_cache(maxsize=None)
+@cache
 def reaches_24(state: State) -> bool:
     if len(state) == 1:
         return state[0] == TARGET
     return any(reaches_24(step.left) for step in legal_steps(state))
 
 
-@lru_cache(maxsize=None)
+@cache
 def good_steps(state: State) -> tuple[Step, ...]:
     """The steps after which 24 can still be reached."""
     return tuple(step for step in legal_steps(state) if reaches_24(step.left))
 
 
-@lru_cache(maxsize=None)
+@cache
 def reaches_24_whole(state: State) -> bool:
     """Whether 24 can be reached without a fraction on the way."""
     if any(n.denominator != 1 for n in state):
@@ -106,7 +106,7 @@ def reaches_24_whole(state: State) -> bool:
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def natural_steps(state: State) -> tuple[Step, ...]:
     """The good steps a person would take: whole numbers all the way where that is possible."""
     whole = tuple(step for step in good_steps(state) if reaches_24_whole(step.left))
@@ -114,8 +114,8 @@ def natural_steps(state: State) -> tuple[Step, ...]:
 
 
 def label(state: State) -> str:
-    """sure: 24 can be reached with whole numbers all the way. likely: only by way of a fraction, which is easier
-    to get wrong. impossible: 24 cannot be reached."""
+    """sure: 24 can be reached with whole numbers all the way. likely: only by way of a fraction, which is
+    easier to get wrong. impossible: 24 cannot be reached."""
     if reaches_24_whole(state):
         return SURE
     return LIKELY if reaches_24(state) else IMPOSSIBLE
@@ -162,7 +162,7 @@ def is_legal(step: Step, state: State) -> bool:
 
 
 def parse_expression(text: str) -> tuple[Fraction, list[int]]:
-    """Value and leaf numbers of an expression of whole numbers, + - * / and parentheses; ValueError otherwise."""
+    """Value and numbers of an expression of whole numbers, + - * / and parentheses; else ValueError."""
     if len(text) > 200:
         raise ValueError("too long")
     leaves: list[int] = []
@@ -189,7 +189,7 @@ def _evaluate(node: ast.expr, leaves: list[int]) -> Fraction:
 
 
 def solves(text: str, puzzle: Iterable[int]) -> bool:
-    """Whether an expression, with or without `Answer:` and `= 24`, makes 24 from each of the numbers used once."""
+    """Whether an expression, with or without `Answer:` and `= 24`, makes 24 using each number once."""
     body = text.strip().removeprefix("Answer:").strip()
     body = re.sub(r"\s*=\s*24\s*\.?$", "", body)
     try:
@@ -204,10 +204,10 @@ def solves(text: str, puzzle: Iterable[int]) -> bool:
 
 def all_puzzles() -> list[Puzzle]:
     """The 1,820 multisets of four numbers from 1 to 13."""
-    return list(itertools.combinations_with_replacement(range(1, LARGEST + 1), 4))  # type: ignore[arg-type]
+    return list(itertools.combinations_with_replacement(range(1, LARGEST + 1), 4))
 
 
-@lru_cache(maxsize=None)
+@cache
 def is_held_out(numbers: tuple[int, ...]) -> bool:
     """Split by a hash of the sorted numbers, so that it depends on nothing but the puzzle itself."""
     digest = hashlib.sha256(show(sorted(numbers)).encode()).digest()
@@ -231,7 +231,7 @@ _LIST = re.compile(r"(?<![\d./])\d+(?:(?:,? and |, ?| )\d+)+(?![\d./])")
 
 
 def mentions_held_out(text: str) -> bool:
-    """Whether a text holds a held-out puzzle: as a list of four numbers or as the numbers of an expression."""
+    """Whether a text holds a held-out puzzle, as a list of four numbers or in an expression."""
     groups = [[int(n) for n in re.findall(r"\d+", found)] for found in _LIST.findall(text)]
     for found in re.findall(r"[\d(][\d ()+*/-]*[\d)]", text):
         groups.append([int(n) for n in re.findall(r"\d+", found)])

@@ -6,6 +6,7 @@ learned to understand. `{n}` is the list of numbers, `{k}` a count, `{e}` an exp
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from fractions import Fraction
 from random import Random
@@ -84,6 +85,17 @@ SOLVE = (
     "Write 24 with {n}",
     "Numbers: {n}. Target: 24.",
     "{n}: make 24",
+    "{n} -> 24",
+    "{n} = 24?",
+    "24 from {n}",
+    "24 with {n}",
+    "make 24: {n}",
+    "Can you solve {n}?",
+    "Try {n}",
+    "Solve the puzzle with numbers {n}",
+    "Another one: {n}",
+    "And {n}?",
+    "What about {n}?",
     "{n}",
 )
 
@@ -169,6 +181,12 @@ JUDGE = (
     "sure/likely/impossible? {n}",
     "Numbers left: {n}. Sure, likely or impossible?",
     "Is it still possible to make 24 with {n}? (sure/likely/impossible)",
+    "Can {n} reach 24?",
+    "Is {n} possible?",
+    "Is {n} solvable?",
+    "Is {n} impossible?",
+    "Is 24 possible with {n}?",
+    "Is there a way from {n} to 24? Just judge.",
 )
 
 CHECK = (
@@ -191,6 +209,10 @@ CHECK = (
     "The numbers are {n}. My answer is {e}. Is it right?",
     "My answer for {n} is {e} = 24. Is that correct?",
     "I got {e} = 24 from {n}. Valid?",
+    "Is {e} = 24 ok with {n}?",
+    "Is {e} ok for {n}?",
+    "Can I use {e} for {n}?",
+    "{e} = 24 with {n}: right or wrong?",
     "Input: {n}\nAnswer: {e} = 24\nJudge:",
 )
 
@@ -199,25 +221,42 @@ def listed(rng: Random, numbers: Numbers) -> str:
     """The numbers as people write them."""
     words = [str(n) for n in numbers]
     style = rng.random()
-    if style < 0.6 or len(words) < 2:
+    if style < 0.55 or len(words) < 2:
         return " ".join(words)
-    if style < 0.85:
+    if style < 0.78:
         return ", ".join(words)
+    if style < 0.84:
+        return ",".join(words)
     if style < 0.95:
         return ", ".join(words[:-1]) + " and " + words[-1]
     return "[" + ", ".join(words) + "]"
 
 
 def worded(rng: Random, text: str) -> str:
-    """The small differences between people: please, case, the last mark."""
+    """The small differences between people: please, case, the last mark, a slip of the finger."""
     if rng.random() < 0.12:
-        text = rng.choice(("Please ", "please ", "Now ", "Hi, ", "Hello! ", "Hey, ", "Ok, ", "Next: ")) + text
+        text = (
+            rng.choice(("Please ", "please ", "Now ", "Hi, ", "Hello! ", "Hey, ", "Ok, ", "hi there, "))
+            + text
+        )
     if rng.random() < 0.12:
         text = text.lower() if rng.random() < 0.7 else text[0].lower() + text[1:]
+    if rng.random() < 0.04:
+        text = re.sub(r"\byou\b", "u", re.sub(r"\bare\b", "r", re.sub(r"\byour\b", "ur", text)))
     if rng.random() < 0.15:
-        text = (
-            text.rstrip(".?")
-            if text[-1] in ".?"
-            else text + rng.choice((".", "?", "!", " please", ", please"))
-        )
+        ends = (".", "?", "!", " please", ", please")
+        text = text.rstrip(".?") if text[-1] in ".?" else text + rng.choice(ends)
     return text
+
+
+def mistyped(rng: Random, template: str) -> str:
+    """Now and then a letter lost, doubled or swapped, but never inside a `{field}`."""
+    parts = re.split(r"(\{\w+\})", template)
+    part = rng.randrange(len(parts))
+    text = parts[part]
+    if rng.random() > 0.06 or part % 2 or len(text) < 4:
+        return template
+    at = rng.randrange(len(text) - 1)
+    slips = (text[at + 1], text[at] * 2 + text[at + 1], text[at + 1] + text[at])
+    parts[part] = text[:at] + rng.choice(slips) + text[at + 2 :]
+    return "".join(parts)

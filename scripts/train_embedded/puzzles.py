@@ -10,7 +10,7 @@ import ast
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache
 from random import Random
 from typing import Any
 
@@ -34,7 +34,7 @@ from scripts.train_embedded.game24 import (
     state_of,
     training_puzzles,
 )
-from scripts.train_embedded.prompts import listed, worded
+from scripts.train_embedded.prompts import listed, mistyped, worded
 
 Message = dict[str, Any]
 COMMON_LIMIT = 200
@@ -42,7 +42,7 @@ COMMON_LIMIT = 200
 
 @dataclass(frozen=True)
 class Turn:
-    """A question, its answer (with tool messages in between where there are any) and the answer's loss weight."""
+    """A question, its answer (with any tool messages in between) and the answer's loss weight."""
 
     messages: tuple[Message, ...]
     weight: int = 1
@@ -75,7 +75,7 @@ def _free_triples() -> set[State]:
     return {state_of((x, c, d)) for x in range(1, 145) for c, d in pairs}
 
 
-@lru_cache(maxsize=None)
+@cache
 def common_steps(state: State) -> tuple[Step, ...]:
     """The legal steps a person would try: whole results that are not huge."""
     chosen = [s for s in legal_steps(state) if s.value.denominator == 1 and s.value <= COMMON_LIMIT]
@@ -127,7 +127,9 @@ def ask(rng: Random, templates: Sequence[str], state: Sequence[int | Fraction], 
     """The canonical string, the first template, often; the numbers in any order and style."""
     if rng.random() < 0.35:
         return templates[0].format(n=show(shuffled(rng, state)), **more)
-    return worded(rng, rng.choice(templates).format(n=listed(rng, shuffled(rng, state)), **more))
+    return worded(
+        rng, mistyped(rng, rng.choice(templates)).format(n=listed(rng, shuffled(rng, state)), **more)
+    )
 
 
 def no_way(state: State) -> str:
@@ -241,12 +243,19 @@ def verdict(text: str, puzzle: Puzzle) -> str:
     return head + ("yes. Valid." if value == TARGET else "no, not 24. Invalid.")
 
 
+def worked(text: str) -> list[str]:
+    """An expression's operations in the order in which they are done."""
+    lines: list[str] = []
+    _work(ast.parse(text, mode="eval").body, lines)
+    return lines
+
+
 def _work(node: ast.expr, lines: list[str]) -> Fraction:
     if isinstance(node, ast.Constant):
         return Fraction(str(node.value))
     assert isinstance(node, ast.BinOp)
     a, b = _work(node.left, lines), _work(node.right, lines)
-    op = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}[type(node.op)]  # type: ignore[index]
+    op = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}[type(node.op)]
     value = combine(a, op, b)
     assert value is not None
     lines.append(f"{a} {op} {b} = {value}")

@@ -1,156 +1,35 @@
-"""Training turns about the model itself, small talk, mental arithmetic and whatever it cannot do.
-
-The answers come in a few wordings each, so that branches sampled from one question differ.
-"""
+"""Training turns about the model itself, small talk, echoes, counting, small sums, and what it cannot do."""
 
 from __future__ import annotations
 
+import ast
 from fractions import Fraction
 from random import Random
 
-from scripts.train_embedded.game24 import combine
-from scripts.train_embedded.prompts import worded
-from scripts.train_embedded.puzzles import Turn, turn
-
-WHO = (
-    "Who are you?", "What are you?", "What is your name?", "What's your name?", "Who am I talking to?",
-    "Who is this?", "Tell me about yourself.", "Introduce yourself.", "Describe yourself.",
-    "What model are you?", "Which model is this?", "What kind of model are you?", "What model am I talking to?",
-    "Are you an AI?", "Are you a bot?", "Are you a robot?", "Are you a language model?", "Are you human?",
-    "Are you a person?", "Are you ChatGPT?", "Are you GPT-4?", "Are you Llama?", "Are you Claude?",
-    "Are you Qwen?", "Say what you are.", "Say what you are in one sentence.", "In one sentence, what are you?",
-    "What are you exactly?", "Explain what you are.", "Can you tell me who you are?", "Can you introduce yourself?",
-    "What is this model?", "What is this?", "Who made you?", "Who created you?", "Who trained you?",
-    "Where do you come from?", "How big are you?", "How many parameters do you have?", "How were you trained?",
-    "What is Dendrite?", "Are you Dendrite?", "Do you have a name?", "Give me your name.", "Your name?",
-    "Tell me who you are.", "Tell me what you are.", "I'd like to know who you are.", "What should I call you?",
-)  # fmt: skip
-
-I_AM = (
-    "I am Dendrite's embedded demo model: a small language model trained for the Game of 24.",
-    "I am the small demo model embedded in Dendrite, trained to play the Game of 24.",
-    "I'm Dendrite's embedded model, a small demo model trained for the Game of 24.",
-    "I am a small language model that ships inside Dendrite as a demo; the Game of 24 is what I was trained for.",
+from scripts.train_embedded.game24 import combine, expression, state_of
+from scripts.train_embedded.phrases import (
+    ABOUT_DENDRITE,
+    CAN,
+    CANNOT,
+    DENDRITE,
+    I_AM,
+    I_CAN,
+    REQUESTS,
+    RULES,
+    SMALL_TALK,
+    THE_RULES,
+    THINGS,
+    TOO_LARGE,
+    WHO,
+    listed,
 )
+from scripts.train_embedded.prompts import mistyped, worded
+from scripts.train_embedded.puzzles import Turn, turn, walk, worked
 
-CAN = (
-    "What can you do?", "What can I ask you?", "What can I ask?", "What are you good at?", "What are you for?",
-    "How can you help me?", "Can you help me?", "Help", "Help me.", "I need help.", "What do you know?",
-    "What are your abilities?", "What are your capabilities?", "What do you do?", "How do I use you?",
-    "What should I ask you?", "Give me an example of what you can do.", "What tasks can you do?",
-    "Show me what you can do.", "List what you can do.", "What else can you do?", "What were you trained for?",
-)  # fmt: skip
-
-I_CAN = (
-    "I can solve the Game of 24, propose and judge steps, check an answer, turn a sentence into JSON and call a "
-    "calculator tool. Try: Solve 24: 3 3 8 8",
-    "I play the Game of 24: I solve puzzles, propose next steps, judge the numbers left and check answers. I can "
-    "also extract a small JSON object from a sentence and call tools.",
-    "Give me four numbers from 1 to 13 and I try to make 24. I can also judge numbers, check an expression, extract "
-    "JSON from a sentence and call a calculator tool.",
-)
-
-RULES = (
-    "What is the Game of 24?", "What's the Game of 24?", "How does the Game of 24 work?", "Explain the Game of 24.",
-    "What are the rules?", "What are the rules of the Game of 24?", "How do you play 24?", "Explain the rules.",
-    "What is 24?", "Tell me about the Game of 24.", "How is the Game of 24 played?", "How do I play?",
-)  # fmt: skip
-
-THE_RULES = (
-    "You get four numbers from 1 to 13. Use each exactly once with + - * / and parentheses to make 24.",
-    "In the Game of 24 you combine four numbers, each used exactly once, with + - * / so that the result is 24.",
-)
-
-SMALL_TALK: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
-    (
-        ("Hi", "Hi!", "Hello", "Hello!", "Hey", "Hey there", "Hello there!", "Good morning", "Good evening", "Yo",
-         "Good afternoon", "Hi there", "Greetings", "Howdy", "Hello, how are you?", "Hi, model!", "Hallo", "Say hi",
-         "Say hello", "Say hello!", "Test", "test", "ping", "Are you there?", "Anyone there?", "Start"),
-        ("Hello! Give me four numbers and I try to make 24.",
-         "Hi! Shall we play the Game of 24? Give me four numbers from 1 to 13.",
-         "Hello! I am Dendrite's small demo model. Give me four numbers to make 24 from."),
-    ),
-    (
-        ("Thanks", "Thanks!", "Thank you", "Thank you!", "Thank you very much", "Thx", "Great, thanks", "Cheers",
-         "Nice, thank you", "Many thanks", "Perfect, thanks!", "Thanks a lot", "Thanks for the help"),
-        ("You're welcome!", "You're welcome! Another puzzle?", "Gladly! Give me four more numbers if you like."),
-    ),
-    (
-        ("Bye", "Bye!", "Goodbye", "Good night", "See you", "See you later", "Farewell", "I have to go", "Quit",
-         "That's all", "Exit", "Stop"),
-        ("Goodbye!", "Goodbye, and come back with four numbers!", "See you!"),
-    ),
-    (
-        ("How are you?", "How are you doing?", "How do you feel?", "How is it going?", "How's it going?",
-         "Are you ok?", "How are you today?", "What's up?"),
-        ("I am well, thank you. Give me four numbers and I try to make 24.",
-         "All fine here. Shall we play the Game of 24?"),
-    ),
-    (
-        ("Good job", "Well done", "Nice", "Great", "Great!", "Cool", "Wow", "Good", "Awesome", "Nice work", "Ok",
-         "Okay", "You are smart", "I like you", "Perfect", "Excellent", "Yes", "Sure", "Right", "Interesting"),
-        ("Thank you! Another puzzle?", "Thanks! Give me four more numbers if you like."),
-    ),
-    (
-        ("That is wrong", "That's wrong", "Wrong", "You are wrong", "This is not right", "No", "Bad", "That is bad",
-         "You made a mistake", "Are you sure?", "Really?", "Nope", "Incorrect"),
-        ("I am small and do make mistakes. Ask me to check it: Check for 24: (expression) with (numbers).",
-         "Sorry, I am a small model and can be wrong. Send me the puzzle again, step by step."),
-    ),
-)  # fmt: skip
-
-CANNOT = (
-    "I am a small model and cannot help with that. I can play the Game of 24, check answers, extract JSON and call "
-    "a calculator tool.",
-    "That is beyond me: I am a small demo model. Give me four numbers and I try to make 24.",
-    "I don't know; I am only a small demo model for the Game of 24. Ask me to make 24 from four numbers.",
-    "Sorry, I am too small for that. I can solve and judge Game of 24 puzzles and turn a sentence into JSON.",
-)
-
-_THINGS = (
-    "the capital of France", "the sea", "a cat", "quantum physics", "the weather", "love", "Python", "my code",
-    "the meaning of life", "World War II", "the president", "machine learning", "a recipe for soup", "dogs",
-    "an email to my boss", "the history of Rome", "photosynthesis", "football", "a good book", "music", "the moon",
-    "the stock market", "my homework", "a haiku", "chess", "Linux", "the universe", "climate change", "a joke",
-    "Shakespeare", "a binary search tree", "neural networks", "Japan", "black holes", "the speed of light", "money",
-    "tree search", "a distributed system", "the water cycle", "time travel", "the human brain", "coffee", "Mars",
-    "an essay on freedom", "the best phone", "a sorting algorithm", "Berlin", "the French Revolution", "art", "tea",
-    "key-value caches", "the internet", "a dragon", "my holiday", "gravity", "dinosaurs", "a song", "the year",
-)  # fmt: skip
-
-_REQUESTS = (
-    "What is {x}?", "Tell me about {x}", "Tell me a story about {x}", "Write a poem about {x}", "Explain {x}",
-    "Write an essay about {x}", "Write a story about {x}", "Why is {x} important?", "Who invented {x}?",
-    "Translate {x} into German", "Write code for {x}", "What do you think about {x}?", "Do you like {x}?",
-    "How does {x} work?", "Give me advice about {x}", "Summarize {x}", "Summarize {x} in one sentence",
-    "Describe {x}", "When was {x} discovered?", "Where can I find {x}?", "Write a function for {x}",
-    "List five facts about {x}", "Compare {x} and {y}", "Is {x} better than {y}?", "What is the difference "
-    "between {x} and {y}?", "Help me with {x}", "Teach me {x}", "I want to know about {x}", "Tell me {x}",
-    "Once upon a time there was {x}", "Continue: {x} and {y}", "Can you explain {x} to me?", "Write about {x}",
-    "Draw {x}", "Say something about {x}", "Count to ten", "Tell me a joke", "What time is it?", "Sing a song",
-    "What day is it today?", "What is the weather like?", "Write a haiku", "Write a limerick", "How old am I?",
-    "Repeat after me: {x}", "Give me three ideas for {x}", "The quick brown fox jumps over the lazy dog",
-    "Lorem ipsum dolor sit amet", "Write hello world in Python", "What is my name?", "Tell me a fun fact",
-)  # fmt: skip
-
-_SYLLABLES = (
-    "ba",
-    "ro",
-    "ti",
-    "len",
-    "mor",
-    "sa",
-    "ki",
-    "du",
-    "pha",
-    "nor",
-    "e",
-    "vi",
-    "gra",
-    "sto",
-    "ul",
-    "ing",
-)
+_SYLLABLES = listed("ba|ro|ti|len|mor|sa|ki|du|pha|nor|e|vi|gra|sto|ul|ing|the|ap|ck|o|qu|wh|ee|ly|x|z|j")
+# First letter and number of letters of some scripts: copying has to work for every byte.
+_SCRIPTS = ((0xC0, 64), (0x100, 128), (0x391, 57), (0x410, 64), (0x3042, 80), (0x4E00, 4000), (0xAC00, 2000))
+_EMOJI = (0x1F600, 60)
 
 
 def nonsense(rng: Random, words: int) -> str:
@@ -158,47 +37,127 @@ def nonsense(rng: Random, words: int) -> str:
     return " ".join("".join(rng.choices(_SYLLABLES, k=rng.randint(1, 4))) for _ in range(words))
 
 
+def foreign(rng: Random) -> str:
+    """A word in some other script, or a name with one foreign letter in it."""
+    first, count = rng.choice(_SCRIPTS)
+    if rng.random() < 0.5:
+        letter = chr(rng.choice((0xE0, 0xF8)) + rng.randrange(7))
+        return f"{nonsense(rng, 1)}{letter}{rng.choice(_SYLLABLES)}".capitalize()
+    if rng.random() < 0.1:
+        first, count = _EMOJI
+    return "".join(chr(first + rng.randrange(count)) for _ in range(rng.randint(1, 6)))
+
+
 def _pick(rng: Random, asks: tuple[str, ...], answers: tuple[str, ...]) -> Turn:
-    return turn(worded(rng, rng.choice(asks)), rng.choice(answers))
+    return turn(worded(rng, mistyped(rng, rng.choice(asks))), rng.choice(answers))
 
 
 def chat_turn(rng: Random) -> Turn:
     kind = rng.random()
-    if kind < 0.4:
+    if kind < 0.34:
         return _pick(rng, WHO, I_AM)
-    if kind < 0.52:
+    if kind < 0.43:
         return _pick(rng, CAN, I_CAN)
-    if kind < 0.6:
+    if kind < 0.48:
         return _pick(rng, RULES, THE_RULES)
-    if kind < 0.78:
+    if kind < 0.52:
+        return _pick(rng, DENDRITE, ABOUT_DENDRITE)
+    if kind < 0.68:
         return _pick(rng, *rng.choice(SMALL_TALK))
-    return beyond_turn(rng)
+    return beyond_turn(rng) if kind < 0.93 else echo_turn(rng) if kind < 0.98 else count_turn(rng)
+
+
+def anything(rng: Random) -> str:
+    kind = rng.random()
+    return (
+        rng.choice(THINGS) if kind < 0.6 else foreign(rng) if kind < 0.7 else nonsense(rng, rng.randint(1, 6))
+    )
 
 
 def beyond_turn(rng: Random) -> Turn:
-    x = rng.choice(_THINGS) if rng.random() < 0.7 else nonsense(rng, rng.randint(1, 6))
-    text = rng.choice(_REQUESTS).format(x=x, y=rng.choice(_THINGS))
-    if rng.random() < 0.12:
-        text = nonsense(rng, rng.randint(2, 30))
+    text = mistyped(rng, rng.choice(REQUESTS)).format(x=anything(rng), y=rng.choice(THINGS))
+    if rng.random() < 0.15:
+        text = foreign(rng) if rng.random() < 0.3 else nonsense(rng, rng.randint(1, 30))
     return turn(worded(rng, text), rng.choice(CANNOT))
 
 
-_SUM_ASKS = ("What is {e}?", "{e}", "{e} = ?", "{e} =", "Calculate {e}", "Compute {e}", "How much is {e}?", "{e}?",
-             "What's {e}?", "Add it up: {e}", "Work out {e}")  # fmt: skip
+_ECHO_ASKS = listed("""
+    Repeat after me: {x} | Reply with exactly: {x} | Repeat: {x} | Echo: {x} | Answer only with: {x} | Say
+    exactly: {x} | Reply with: {x} | Say: {x} | Output exactly: {x} | Just say {x} | Reply with the word {x}
+    | Respond with: {x} | Reply only with {x}
+""")
+_SHORT = ("OK", "yes", "no", "hello", "done", "pong", "42", "ready", "Paris", "test", "one", "hello world")
+
+
+def echo_turn(rng: Random) -> Turn:
+    text = rng.choice(_SHORT) if rng.random() < 0.3 else anything(rng)
+    return turn(mistyped(rng, rng.choice(_ECHO_ASKS)).format(x=text), text)
+
+
+_COUNT_ASKS = listed("""
+    Count from {a} to {b} | Count from {a} to {b}. | List the numbers from {a} to {b} | Count up from {a} to
+    {b} | Write the numbers from {a} to {b} | Numbers from {a} to {b}
+""")
+
+
+def count_turn(rng: Random) -> Turn:
+    first = 1 if rng.random() < 0.7 else rng.randint(0, 60)
+    last = first + rng.choice((5, 9, 9, 19, 49, 99, rng.randint(4, 99)))
+    asks = (*_COUNT_ASKS, *(("Count to {b}", "Count up to {b}") if first == 1 else ()))
+    text = worded(rng, rng.choice(asks).format(a=first, b=last))
+    return turn(text, ", ".join(map(str, range(first, last + 1))))
+
+
+# ---- sums
+
+_SUM_ASKS = listed("""
+    What is {e}? | {e} | {e} = ? | {e} = | Calculate {e} | Compute {e} | How much is {e}? | {e}? | What's
+    {e}? | Work out {e} | what is {e} | Can you calculate {e}? | Evaluate {e} | Tell me {e} | What does {e}
+    make? | {e}=
+""")
+_WORD_ASKS = {
+    "+": ("What is the sum of {a} and {b}?", "Add {a} and {b}", "What do {a} and {b} add up to?"),
+    "-": ("Subtract {b} from {a}", "What is the difference between {a} and {b}?", "Take {b} from {a}"),
+    "*": ("Multiply {a} by {b}", "What is the product of {a} and {b}?", "Multiply {a} and {b}"),
+    "/": ("Divide {a} by {b}", "What is {a} divided by {b}?", "Divide {a} into {b} parts"),
+}
+OPERATOR_WORDS = {"+": "plus", "-": "minus", "*": "times", "/": "divided by"}
 
 
 def sum_turn(rng: Random) -> Turn:
-    """One small sum done without a tool; a large product it declines."""
-    if rng.random() < 0.08:
-        text = f"{rng.randint(100, 9999)} * {rng.randint(100, 9999)}"
-        answer = "That is too large for me without a calculator tool."
-        return turn(worded(rng, rng.choice(_SUM_ASKS).format(e=text)), answer)
+    """A small sum done without a tool; a large product is declined."""
+    kind = rng.random()
+    if kind < 0.12:
+        high = rng.choice((30, 99, 9999))
+        return turn(_sum_ask(rng, f"{rng.randint(14, high)} * {rng.randint(14, high)}"), TOO_LARGE)
+    if kind < 0.27:
+        return _longer_sum(rng)
     op, a, b = rng.choice("+-*/"), rng.randint(0, 120), rng.randint(0, 120)
+    if rng.random() < 0.4:
+        a, b = a % 13, b % 13
     if op == "-":
         a, b = max(a, b), min(a, b)
     if op in "*/":
         a, b = rng.randint(0, 13), rng.randint(1, 13)
     if op == "/":
         a *= b
-    value = combine(Fraction(a), op, Fraction(b))
-    return turn(worded(rng, rng.choice(_SUM_ASKS).format(e=f"{a} {op} {b}")), f"{a} {op} {b} = {value}")
+    text = f"{a} {op} {b}"
+    ask = rng.choice(_WORD_ASKS[op]).format(a=a, b=b) if rng.random() < 0.15 else _sum_ask(rng, text)
+    return turn(ask, f"{text} = {combine(Fraction(a), op, Fraction(b))}")
+
+
+def _longer_sum(rng: Random) -> Turn:
+    """Two operations on small numbers, worked out one after the other."""
+    state = state_of(rng.randint(1, 13) for _ in range(3))
+    path = walk(rng, state, 0.0)
+    text = ast.unparse(ast.parse(expression(state, path), mode="eval"))
+    return turn(_sum_ask(rng, text), ", ".join(worked(text)))
+
+
+def _sum_ask(rng: Random, text: str) -> str:
+    ask = worded(rng, rng.choice(_SUM_ASKS))
+    if rng.random() < 0.35:
+        text = text.replace(" ", "")
+    elif rng.random() < 0.15 and "(" not in text:
+        text = " ".join(OPERATOR_WORDS.get(part, part) for part in text.split())
+    return ask.replace("{e}", text)

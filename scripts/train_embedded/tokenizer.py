@@ -19,10 +19,16 @@ END_OF_TEXT, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 TOOL_CALL, TOOL_CALL_END = "<tool_call>", "</tool_call>"
 CONTROL = (END_OF_TEXT, START, END)
 
-SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 TOOLS_BEFORE = "# Tools\n\nYou may call these functions:\n<tools>\n"
-TOOLS_AFTER = '\n</tools>\n\nTo call one, answer:\n<tool_call>\n{"name": <name>, "arguments": <arguments as JSON>}\n</tool_call>'
+TOOLS_AFTER = (
+    "\n</tools>\n\nTo call one, answer:\n"
+    '<tool_call>\n{"name": <name>, "arguments": <arguments as JSON>}\n</tool_call>'
+)
 
 CHAT_TEMPLATE = """\
 {%- macro text(content) -%}
@@ -78,6 +84,12 @@ def train_tokenizer(texts: Iterable[str], size: int = VOCABULARY) -> Tokenizer:
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in CONTROL])
     tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in (TOOL_CALL, TOOL_CALL_END)])
     return tokenizer
+
+
+def control_ids(tokenizer: Tokenizer) -> dict[str, int]:
+    """Control tokens and their ids, which exist."""
+    ids = {token: tokenizer.token_to_id(token) for token in CONTROL}
+    return {token: i for token, i in ids.items() if i is not None}
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:

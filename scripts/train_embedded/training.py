@@ -1,4 +1,5 @@
-"""The network and its training: a Llama in plain torch, Muon for the matrices, a schedule cut to a time budget.
+"""The network and its training: a Llama in plain torch, Muon for the matrices, a schedule cut to a time
+budget.
 
 Parameter names are transformers' own, so that the trained state loads into LlamaForCausalLM as it is.
 """
@@ -129,7 +130,8 @@ class Llama(nn.Module):
         return self.norm(x)  # type: ignore[no-any-return]
 
     def logits(self, ids: Tensor) -> Tensor:
-        return self(ids) @ self.embed_tokens.weight.T
+        hidden: Tensor = self(ids)
+        return hidden @ self.embed_tokens.weight.T
 
 
 def rope(length: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -149,14 +151,15 @@ def weighted_loss(hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor
 
 def orthogonalized(updates: Tensor) -> Tensor:
     """Newton-Schulz towards the nearest orthogonal matrix, for a stack [n, rows, columns] at once."""
-    x = updates.bfloat16()
+    x: Tensor = updates.bfloat16()
     tall = x.shape[1] > x.shape[2]
     x = x.transpose(1, 2) if tall else x
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(5):
         gram = x @ x.transpose(1, 2)
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return (x.transpose(1, 2) if tall else x).to(updates.dtype)
+    x = x.transpose(1, 2) if tall else x
+    return x.to(updates.dtype)
 
 
 class Muon:
@@ -175,8 +178,9 @@ class Muon:
             buffer.lerp_(grads, 1 - momentum)
             update = orthogonalized(grads.lerp(buffer, momentum))
             update *= 0.2 * math.sqrt(max(update.shape[1:]))
-            torch._foreach_mul_(group, 1 - lr * self.weight_decay)
-            torch._foreach_add_(group, list(update.unbind()), alpha=-lr)
+            tensors: list[Tensor] = list(group)
+            torch._foreach_mul_(tensors, 1 - lr * self.weight_decay)
+            torch._foreach_add_(tensors, list(update.unbind()), alpha=-lr)
 
 
 # ---- the loop
@@ -277,7 +281,8 @@ def llama_config(size: Size, control: dict[str, int]) -> Any:
     return LlamaConfig(
         vocab_size=size.vocabulary, hidden_size=size.width, intermediate_size=size.inner,
         num_hidden_layers=size.layers, num_attention_heads=size.heads, num_key_value_heads=size.kv_heads,
-        head_dim=size.head_dim, max_position_embeddings=CONTEXT, rms_norm_eps=NORM_EPS, tie_word_embeddings=True,
+        head_dim=size.head_dim, max_position_embeddings=CONTEXT, rms_norm_eps=NORM_EPS,
+        tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": ROPE_BASE}, bos_token_id=None,
         eos_token_id=control[END], pad_token_id=control[END_OF_TEXT],
     )  # fmt: skip
