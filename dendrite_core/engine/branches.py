@@ -29,7 +29,8 @@ from dendrite_core.text.tokenizer import Tokenizer
 class Record:
     """What the engine knows of a branch beyond its tokens.
 
-    `kind` is prompt, completion or fork. `completion` is where its own output begins. `pinned_until` is in seconds of the monotonic clock.
+    `kind` is prompt, completion or fork. `completion` is where its own output begins. `pinned_until` is in
+    seconds of the monotonic clock.
     """
 
     kind: str
