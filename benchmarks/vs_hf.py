@@ -58,7 +58,8 @@ class Transformers:
 
     def single(self, prompt: list[int], new: int) -> None:
         ids = torch.tensor([prompt])
-        out = self.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False)
+        mask = torch.ones_like(ids)
+        out = self.model.generate(ids, attention_mask=mask, max_new_tokens=new, do_sample=False)
         assert out.shape[1] == len(prompt) + new
 
     def branches(self, prompt: list[int], count: int, new: int) -> None:
@@ -113,7 +114,7 @@ class Forward:
                 slots=slots,
                 row_starts=list(range(count + 1)),
                 kv_lengths=[position + 1] * count,
-                page_tables=tables,
+                page_tables=list(tables),
                 spans=spans(tables),
                 copies=[],
                 logits_at=list(range(count)),
@@ -153,7 +154,8 @@ CONTESTANTS: dict[str, Callable[[Path], Any]] = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="8m", help="8m (a random Llama of 8 layers of 256), embedded, or a folder")
+    models = "8m (a random Llama of 8 layers of 256), embedded, or a folder"
+    parser.add_argument("--model", default="8m", help=models)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
@@ -166,7 +168,8 @@ def run(args: argparse.Namespace) -> None:
         contestants = {name: CONTESTANTS[name](folder) for name in args.only}
         rounds = [_round(contestants, seed) for seed in range(args.rounds + 1)][1:]
     rows = [_row(name, rounds) for name in args.only]
-    settings = {"model": args.model, "threads": args.threads, "rounds": args.rounds, "load": os.getloadavg()[0]}
+    settings = {name: getattr(args, name) for name in ("model", "threads", "rounds")}
+    settings["load"] = os.getloadavg()[0]
     emit("vs-hf", settings, rows, save=args.save)
 
 
@@ -175,7 +178,8 @@ def _round(contestants: dict[str, Any], seed: int) -> dict[str, dict[str, float]
     found = {}
     for name, contestant in contestants.items():
         rng = random.Random(seed)
-        prompts = [[rng.randrange(3, 1000) for _ in range(length)] for length in (PROMPT, PROMPT, PROMPT, PAST)]
+        lengths = (PROMPT, PROMPT, PROMPT, PAST)
+        prompts = [[rng.randrange(3, 1000) for _ in range(length)] for length in lengths]
         prefill = min(_seconds(contestant.single, prompt, 1) for prompt in prompts[:2])
         decode = _seconds(contestant.single, prompts[2], NEW + 1) - prefill
         branched = _seconds(contestant.branches, prompts[3], BRANCHES, BRANCH_NEW)
