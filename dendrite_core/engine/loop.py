@@ -116,7 +116,8 @@ class EngineLoop:
     def _run(self, step: Step) -> None:
         try:
             logits = self.runner.run(step.batch)
-            sampled = self.sampler.sample(logits, step.batch.draws)
+            draws = step.batch.draws
+            sampled = self.sampler.sample(logits, draws) if draws else Sampled([], [])
             scores = score(logits, step.batch.scores) if step.batch.scores else []
         except Exception as error:
             log.exception("a step failed; its %d sequences end, the engine goes on", len(step.rows))
