@@ -10,57 +10,59 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dendrite_core.params import SamplingParams
-from dendrite_core.sampling.pick import greatest_k
+from dendrite_core.sampling.pick import greatest_values
 
 # Almost every row is decided by its 64 best tokens; only flat ones need more.
 _WIDTHS = (64, 1024)
+
+Floats = NDArray[np.float32]
 
 
 def least_kept(probabilities: Tensor, params: Sequence[SamplingParams]) -> Tensor | None:
     """The cut of each row as a column, None when no row has a filter. [R, V] -> [R, 1]"""
     limited = [row for row, p in enumerate(params) if p.top_k is not None or p.top_p < 1.0]
     floors = [p.min_p for p in params]
-    if not limited and not any(floors):
-        return None
-    cut = torch.zeros(len(params), dtype=probabilities.dtype, device=probabilities.device)
-    if any(floors):
-        cut = probabilities.amax(-1) * torch.tensor(floors, dtype=cut.dtype, device=cut.device)
+    cut = None
     if limited:
-        _raise_to_limits(cut, probabilities, limited, params)
-    return cut[:, None]
+        cut = torch.from_numpy(_limits(probabilities, params, limited)).to(probabilities.device)[:, None]
+    if any(floors):
+        shares = torch.tensor(floors, dtype=probabilities.dtype, device=probabilities.device)
+        floor = probabilities.amax(-1, keepdim=True) * shares[:, None]
+        cut = floor if cut is None else torch.maximum(cut, floor)
+    return cut
 
 
-def _raise_to_limits(
-    cut: Tensor, probabilities: Tensor, rows: list[int], params: Sequence[SamplingParams]
-) -> None:
+def _limits(probabilities: Tensor, params: Sequence[SamplingParams], rows: list[int]) -> Floats:
+    """What top_k and top_p demand of each row, zero where they demand nothing. [R, V] -> [R]"""
+    limits = np.zeros(len(params), dtype=np.float32)
     length = probabilities.shape[1]
     for width in (*(w for w in _WIDTHS if w < length), length):
         among = probabilities if len(rows) == len(params) else probabilities[rows]
-        values = greatest_k(among, width)[0]
-        limit, decided = _limits(values, [params[row] for row in rows], length)
-        where = torch.tensor(rows, device=cut.device)
-        cut[where] = torch.where(decided, torch.maximum(cut[where], limit), cut[where])
+        values = greatest_values(among, width).cpu().numpy()
+        found, decided = _judge(values, [params[row] for row in rows], length)
+        limits[rows] = found
         rows = [row for row, done in zip(rows, decided.tolist(), strict=True) if not done]
         if not rows:
-            return
-    raise AssertionError("the whole vocabulary decides every row")
+            break
+    return limits
 
 
-def _limits(values: Tensor, params: Sequence[SamplingParams], length: int) -> tuple[Tensor, Tensor]:
+def _judge(values: Floats, params: Sequence[SamplingParams], length: int) -> tuple[Floats, NDArray[np.bool_]]:
     """The least kept of each row's best tokens, and whether those were enough to know. [R, K] -> [R] twice"""
-    width = values.shape[1]
-    counts = [min(p.top_k or length, length) for p in params]
-    columns = [counts, [p.top_p if p.top_p < 1.0 else math.inf for p in params]]
-    count, share = torch.tensor(columns, dtype=torch.float64, device=values.device)[:, :, None]
-    sums = values.cumsum(-1, dtype=torch.float64)
-    inside = torch.arange(width, device=values.device) < count
-    last = count.clamp_max(width).long() - 1
-    mass = torch.where(count < length, sums.gather(1, last), 1.0)
-    kept = inside & (sums - values < share * mass)
-    limit = values.gather(1, kept.sum(-1, keepdim=True) - 1)
-    reached = (count <= width) | ((count == length) & (sums[:, -1:] >= share))
-    return limit.squeeze(1), reached.squeeze(1)
+    width, every = values.shape[1], np.arange(len(values))
+    count = np.array([min(p.top_k or length, length) for p in params])
+    share = np.array([p.top_p if p.top_p < 1.0 else math.inf for p in params])
+    sums = values.cumsum(-1, dtype=np.float64)
+    mass = np.where(count < length, sums[every, np.minimum(count, width) - 1], 1.0)
+    before = sums - values
+    kept = np.minimum((before < (share * mass)[:, None]).sum(-1), count)
+    # A row of NaN keeps nothing; it is found out when its total is.
+    limit = values[every, np.maximum(kept, 1) - 1]
+    covered = (count == length) & (sums[:, -1] >= share)
+    return limit, covered | (count <= width) | (width == length)

@@ -17,7 +17,6 @@ from torch import Tensor
 from dendrite_core.batching.batch import Draw
 
 Ints = NDArray[np.int64]
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +31,16 @@ class TokenMasks:
     row_of: Sequence[int | None]
 
 
-def adjusted(logits: Tensor, draws: Sequence[Draw], masks: TokenMasks | None) -> Tensor:
-    """`logits` itself when no draw asks for a change, else a changed copy. [D, V] -> [D, V]"""
+def adjusted(
+    logits: Tensor, draws: Sequence[Draw], masks: TokenMasks | None = None, *, out: Tensor | None = None
+) -> Tensor:
+    """`logits` itself when no draw asks for a change, else a changed copy (in `out`). [D, V] -> [D, V]"""
     biased = [row for row, draw in enumerate(draws) if draw.params.logit_bias]
     penalised = [row for row, draw in enumerate(draws) if draw.params.has_penalties]
     banned = [row for row, draw in enumerate(draws) if draw.banned]
     if not (biased or penalised or banned or masks):
         return logits
-    logits = logits.clone()
+    logits = logits.clone() if out is None else out.copy_(logits)
     if biased:
         _add_bias(logits, draws, biased)
     if penalised:
@@ -65,7 +66,8 @@ def _repetition(logits: Tensor, draws: Sequence[Draw], rows: Sequence[int]) -> N
     rows = [row for row in rows if draws[row].params.repetition_penalty != 1.0]
     if not rows:
         return
-    ids = [np.unique(np.concatenate([_array(draws[row].prompt), _array(draws[row].output)])) for row in rows]
+    # Repeated ids need no care: each writes the same value computed from the logit before.
+    ids = [np.concatenate([_array(draws[row].prompt), _array(draws[row].output)]) for row in rows]
     at = _flat(logits, rows, ids)
     penalty = _spread([draws[row].params.repetition_penalty for row in rows], ids).to(logits.device)
     entries = logits.view(-1)
@@ -112,9 +114,8 @@ def _unpacked(bits: Tensor, width: int) -> Tensor:
         flags = np.unpackbits(bits.numpy().view(np.uint8), axis=-1, bitorder="little").view(np.bool_)
         allowed = torch.from_numpy(flags)
     else:
-        allowed = (
-            (bits[..., None] >> torch.arange(32, device=bits.device, dtype=bits.dtype) & 1).bool().flatten(1)
-        )
+        places = torch.arange(32, device=bits.device, dtype=bits.dtype)
+        allowed = ((bits[..., None] >> places) & 1).bool().flatten(1)
     if allowed.shape[1] < width:
         return torch.nn.functional.pad(allowed, (0, width - allowed.shape[1]))
     return allowed[:, :width]

@@ -38,25 +38,40 @@ class Sampled:
 
 
 class Sampler:
-    """Draws tokens from logits of `vocab_size` on `device`. Keeps nothing between steps."""
+    """Draws tokens from logits of `vocab_size` on `device`.
+
+    Keeps nothing between steps but working memory: on a CPU fresh pages cost more than the arithmetic.
+    """
 
     def __init__(self, vocab_size: int, device: str | torch.device) -> None:
         self.vocab_size = vocab_size
         self.device = torch.device(device)
+        self._memory = torch.empty(2, 0, vocab_size, device=self.device)
 
     def sample(self, logits: Tensor, draws: Sequence[Draw], masks: TokenMasks | None = None) -> Sampled:
         """One token per draw. logits: [R, V] float32, which draws point into and which stay as they are."""
         assert logits.dtype == torch.float32, "sampling is done in float32"
         assert logits.shape[1] == self.vocab_size, "logits are not of this vocabulary"
         with torch.inference_mode():
-            rows = [draw.logits_row for draw in draws]
-            own = logits if rows == list(range(len(logits))) else logits[rows]
-            own = adjusted(own, draws, masks)
+            own = adjusted(self._gathered(logits, draws), draws, masks, out=self._scratch(0, len(draws)))
             token_ids: list[int] = self._choose(own, draws).tolist()
             faults = {at: _FAULT for at, token in enumerate(token_ids) if token < 0}
             for at in faults:
                 token_ids[at] = 0
             return Sampled(token_ids, logprobs.report(logits, draws, token_ids), faults)
+
+    def _scratch(self, which: int, rows: int) -> Tensor:
+        if self._memory.shape[1] < rows:
+            self._memory = torch.empty(2, rows, self.vocab_size, device=self.device)
+        return self._memory[which, :rows]
+
+    def _gathered(self, logits: Tensor, draws: Sequence[Draw]) -> Tensor:
+        """Every draw's own row, without a copy in the usual case of one draw for each. [R, V] -> [D, V]"""
+        rows = [draw.logits_row for draw in draws]
+        if rows == list(range(len(logits))):
+            return logits
+        where = torch.tensor(rows, device=logits.device)
+        return torch.index_select(logits, 0, where, out=self._scratch(0, len(rows)))
 
     def _choose(self, logits: Tensor, draws: Sequence[Draw]) -> Tensor:
         """Token ids on the device, -1 for a draw that has nothing to draw from. [D, V] -> [D]"""
@@ -72,16 +87,20 @@ class Sampler:
 
     def _random(self, logits: Tensor, draws: Sequence[Draw]) -> Tensor:
         params = [draw.params for draw in draws]
-        keys = [(draw.seed, draw.stream, draw.position) for draw in draws]
-        columns = [uniforms(keys), [p.temperature for p in params]]
-        numbers, temperatures = torch.tensor(columns, dtype=torch.float64).to(logits.device)
-        scaled = logits / temperatures[:, None].float()
-        probabilities = torch.softmax(scaled, -1)
+        temperatures = [p.temperature for p in params]
+        work, probabilities = self._scratch(0, len(draws)), self._scratch(1, len(draws))
+        if any(temperature != 1.0 for temperature in temperatures):
+            divisors = torch.tensor(temperatures, device=logits.device)[:, None]
+            logits = torch.div(logits, divisors, out=work)
+        torch.softmax(logits, -1, out=probabilities)
         cut = least_kept(probabilities, params)
         if cut is not None:
-            probabilities.mul_(probabilities >= cut)
-        token_ids, total = pick.draw(probabilities, numbers)
-        return torch.where(total > 0, token_ids, -1)
+            probabilities.mul_(torch.ge(probabilities, cut, out=work))
+        numbers = uniforms([(draw.seed, draw.stream, draw.position) for draw in draws])
+        drawn, total = pick.draw(
+            probabilities, torch.tensor(numbers, dtype=torch.float64, device=logits.device)
+        )
+        return torch.where(total > 0, drawn, -1)
 
 
 _FAULT = "no token can be drawn: all are forbidden, or the logits are not numbers"
