@@ -102,6 +102,8 @@ def _add_http_options(group: argparse._ArgumentGroup) -> None:
         metavar="S",
         help="seconds that running requests get",
     )
+    add("--store-size", type=_bytes, default=own.store_bytes, metavar="SIZE", help="of kept responses")
+    add("--store-path", metavar="FILE", help="SQLite file for kept responses (default: memory only)")
     add("--log-level", default="warning", choices=["debug", "info", "warning", "error"], help="what to log")
     add("--access-log", action="store_true", help="log every request")
 
@@ -143,4 +145,6 @@ def server_config(arguments: argparse.Namespace) -> ServerConfig:
         keep_alive=arguments.keep_alive,
         patience=arguments.patience,
         drain_timeout=arguments.drain_timeout,
+        store_bytes=arguments.store_size,
+        store_path=arguments.store_path,
     )

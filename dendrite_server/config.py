@@ -11,7 +11,9 @@ class ServerConfig:
 
     `model_names` are the names the model answers to, the first one is the default (none: its folder's
     name). Times are seconds: `keep_alive` of silence before a stream sends a comment, `patience` before a
-    reader that takes nothing is dropped, `drain_timeout` for running requests after SIGTERM.
+    reader that takes nothing is dropped, `drain_timeout` for running requests after SIGTERM. `store_count`
+    and `store_bytes` bound what is kept of responses, of conversations and of stored chat completions each;
+    with `store_path`, a file, it is there again after a restart.
     """
 
     host: str = "127.0.0.1"
@@ -22,3 +24,6 @@ class ServerConfig:
     keep_alive: float = 15.0
     patience: float = 60.0
     drain_timeout: float = 120.0
+    store_count: int = 10_000
+    store_bytes: int = 256 << 20
+    store_path: str | None = None

@@ -47,6 +47,10 @@ class UnknownRoute(RequestError):
     code = "unknown_url"
 
 
+class NotFound(RequestError):
+    """Nothing of that id is kept here, or not any more."""
+
+
 class WrongMethod(RequestError):
     """A path that exists, but not for this method."""
 
@@ -67,6 +71,7 @@ class Row:
 TABLE = (
     Row(BranchNotFound, 404, "invalid_request_error"),
     Row(ModelNotFound, 404, "invalid_request_error"),
+    Row(NotFound, 404, "invalid_request_error"),
     Row(UnknownRoute, 404, "invalid_request_error"),
     Row(WrongMethod, 405, "invalid_request_error"),
     Row(BodyTooLarge, 413, "invalid_request_error"),
