@@ -19,9 +19,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dendrite_core.engine.engine import Engine
 from dendrite_core.errors import DendriteError
 from dendrite_server.config import ServerConfig
-from dendrite_server.endpoints import branches, chat, completions, meta
+from dendrite_server.endpoints import branches, chat, completions, conversations, meta, responses, stored
 from dendrite_server.errors import Unauthorized, answer_error, error_response, report
 from dendrite_server.protocol.identity import new_request_id
+from dendrite_server.responses.archive import Archive
 from dendrite_server.service import Service
 from dendrite_server.transport import ClientGone
 
@@ -47,13 +48,22 @@ def create_app(engine: Engine, config: ServerConfig | None = None) -> Starlette:
     if config.api_key is not None:
         middleware.append(Middleware(KeyCheck, api_key=config.api_key))
     app = Starlette(
-        routes=[*chat.routes, *completions.routes, *branches.routes, *meta.routes],
+        routes=[
+            *chat.routes,
+            *completions.routes,
+            *responses.routes,
+            *conversations.routes,
+            *stored.routes,
+            *branches.routes,
+            *meta.routes,
+        ],
         middleware=middleware,
         exception_handlers={DendriteError: answer_error, HTTPException: answer_error},
     )
     # A path with a slash too many is a 404 in OpenAI's shape, not a redirect that drops the body.
     app.router.redirect_slashes = False
     app.state.service = Service(engine, config)
+    app.state.archive, app.state.runs = Archive(config), {}
     return app
 
 

@@ -13,6 +13,7 @@ from starlette.routing import Route
 from dendrite_core.engine.completion import Completion
 from dendrite_core.engine.messages import Started
 from dendrite_server.endpoints.generation import Generation, engine_requests, read_request, respond, wants_of
+from dendrite_server.endpoints.stored import keeping
 from dendrite_server.protocol.identity import CHAT
 from dendrite_server.protocol.request import ChatRequest, parse_chat
 from dendrite_server.protocol.response import Body, chat_completion
@@ -44,7 +45,7 @@ async def create_chat_completion(request: Request) -> Response:
         header = service.header(CHAT, "chat.completion.chunk", model, started, asked.n)
         return ChatEncoder(header, asked, tokenizer.token_bytes)
 
-    return await respond(request, generation, whole, encoder, stream=asked.stream)
+    return await respond(request, generation, *keeping(request, body, whole, encoder), stream=asked.stream)
 
 
 async def encode_messages(service: Service, asked: ChatRequest) -> tuple[tuple[int, ...], tuple[int, ...]]:
