@@ -66,9 +66,16 @@ def table(head: tuple[str, str], rows: list[tuple[str, dict[str, Any]]]) -> str:
 
 def talk(example: dict[str, Any]) -> str:
     answer = example["answer"].replace("\n", "\n           ")
-    return (
-        f"{example['title']}:\n\n```\n{example['role'] + ':':<11}{example['ask']}\nassistant: {answer}\n```"
-    )
+    asked = f"{example['role'] + ':':<11}{example['ask']}"
+    return f"{example['title']}{outcome(example)}:\n\n```\n{asked}\nassistant: {answer}\n```"
+
+
+def outcome(example: dict[str, Any]) -> str:
+    """For an answer to a puzzle, whether it is right: most direct ones are not."""
+    if not example["ask"].startswith(("Solve", "Explore")):
+        return ""
+    puzzle = [int(n) for n in example["ask"].split(": ")[1].split()]
+    return " (right)" if solves(example["answer"].split("\n")[-1], puzzle) else " (wrong)"
 
 
 def card(metrics: dict[str, Any]) -> str:
