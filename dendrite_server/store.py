@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
@@ -21,10 +22,22 @@ _TABLE = """CREATE TABLE IF NOT EXISTS records
 
 
 class Store:
-    """Records of one kind. A record is replaced by `put`, never changed in place."""
+    """Records of one kind. A record is replaced by `put`, never changed in place.
 
-    def __init__(self, kind: str, *, max_count: int, max_bytes: int, disk: Disk | None = None) -> None:
+    `shared` are fields whose contents other records hold anyway; in memory they weigh nothing.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        *,
+        max_count: int,
+        max_bytes: int,
+        disk: Disk | None = None,
+        shared: frozenset[str] = frozenset(),
+    ) -> None:
         self._kind = kind
+        self._shared = shared
         self._max_count = max_count
         self._max_bytes = max_bytes
         self._disk = disk
@@ -45,7 +58,8 @@ class Store:
         return self._records[id][0]
 
     def put(self, id: str, record: Record) -> None:
-        text = encode_json(record)
+        weighed = {name: value for name, value in record.items() if name not in self._shared}
+        text = encode_json(record if self._disk else weighed)
         self._keep(id, record, len(text))
         if self._disk:
             self._disk.write(self._kind, id, text)
@@ -82,6 +96,7 @@ class Disk:
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=OFF")
         self._database.execute(_TABLE)
+        self.close = weakref.finalize(self, self._database.close)
         self._clock = self._database.execute("SELECT coalesce(max(used), 0) FROM records").fetchone()[0]
 
     def load(self, kind: str) -> list[tuple[str, str]]:
@@ -95,6 +110,3 @@ class Disk:
 
     def remove(self, kind: str, id: str) -> None:
         self._database.execute("DELETE FROM records WHERE kind = ? AND id = ?", (kind, id))
-
-    def close(self) -> None:
-        self._database.close()

@@ -49,7 +49,8 @@ class Archive:
             "max_bytes": config.store_bytes,
             "disk": self.disk,
         }
-        self.responses = Store("response", **bounds)
+        # A response's context is the items of those before it.
+        self.responses = Store("response", **bounds, shared=frozenset({"context"}))
         self.conversations = Store("conversation", **bounds)
         self.completions = Store("completion", **bounds)
 
