@@ -42,7 +42,11 @@ class Engine:
     """
 
     def __init__(self, config: EngineConfig) -> None:
-        parts: Parts = assemble(config)
+        made: Future[Parts] = Future()
+        thread = threading.Thread(target=_live, args=(config, made), name="dendrite-engine", daemon=True)
+        self._thread = thread
+        thread.start()
+        parts = made.result()
         self.config: ResolvedConfig = parts.config
         self.tokenizer: Tokenizer = parts.tokenizer
         self.chat_template: ChatTemplate = parts.chat_template
@@ -51,11 +55,6 @@ class Engine:
         self._closing = False
         self._idle = threading.Condition()
         self._ids = itertools.count(1)
-        # What is loaded now lives as long as the process; the collector need not look at it every step.
-        gc.collect()
-        gc.freeze()
-        self._thread = threading.Thread(target=self._loop.run, name="dendrite-engine", daemon=True)
-        self._thread.start()
         log.info("ready: %s", self.config.summary())
 
     @classmethod
@@ -252,3 +251,18 @@ class Engine:
         with self._idle:
             self._open.discard(stream)
             self._idle.notify_all()
+
+
+def _live(config: EngineConfig, made: Future[Parts]) -> None:
+    """The engine's thread. It also loads, because OpenMP keeps a pool of workers per thread that computes:
+    with a second pool there are more workers than cores, and each then sleeps where it should spin."""
+    try:
+        parts = assemble(config)
+    except BaseException as error:
+        made.set_exception(error)
+        return
+    # What is loaded now lives as long as the process; the collector need not look at it every step.
+    gc.collect()
+    gc.freeze()
+    made.set_result(parts)
+    parts.loop.run()
