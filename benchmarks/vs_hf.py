@@ -1,10 +1,10 @@
 """How much faster than transformers' `generate`: one stream, and 16 branches of one long past.
 
-Same weights in float32, same prompts, same threads, one process, contestants in turns, and the ratio taken
-within each turn. `runner` is the forward pass alone with hand-made batches and greedy tokens, `engine` the
-whole engine. Doubt it on a busy machine: two threads that wait for each other suffer first, and not all
-contestants alike. `generate` copies the past for every branch, which is the point, but its kernels are
-torch's own, as ours are.
+Same weights in float32, same prompts, same threads, a process for each contestant, in turns, and the ratio
+taken within each turn. `runner` is the forward pass alone with hand-made batches and greedy tokens,
+`engine` the whole engine. Doubt it on a busy machine: two threads that wait for each other suffer first, and
+not all contestants alike. `generate` copies the past for every branch, which is the point, but its kernels
+are torch's own, as ours are.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import random
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -48,10 +50,11 @@ SHAPE = {
 class Transformers:
     """`generate` with the cache it makes itself."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, threads: int) -> None:
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
 
+        torch.set_num_threads(threads)
         logging.set_verbosity_error()
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         self.model.generation_config.eos_token_id = None
@@ -75,8 +78,9 @@ class Transformers:
 class WholeEngine:
     """A request through the engine's thread, text and all."""
 
-    def __init__(self, folder: Path) -> None:
-        self.engine = Engine.from_pretrained(str(folder), dtype="float32", kv_cache_bytes=1 << 28)
+    def __init__(self, folder: Path, threads: int) -> None:
+        settings = {"dtype": "float32", "kv_cache_bytes": 1 << 28, "threads": threads}
+        self.engine = Engine.from_pretrained(str(folder), **settings)
 
     def single(self, prompt: list[int], new: int) -> None:
         found = self.engine.generate(prompt, SamplingParams(temperature=0, max_tokens=new, ignore_eos=True))
@@ -91,7 +95,8 @@ class WholeEngine:
 class Forward:
     """The runner alone; rows own interleaved pages, as branches that grow together do."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, threads: int) -> None:
+        torch.set_num_threads(threads)
         self.runner = build_runner(load_model(folder), num_pages=512, page_size=PAGE)
         self.topology = 0
 
@@ -146,11 +151,39 @@ class Forward:
         return first
 
 
-CONTESTANTS: dict[str, Callable[[Path], Any]] = {
+CONTESTANTS: dict[str, Callable[[Path, int], Any]] = {
     "transformers": Transformers,
     "runner": Forward,
     "engine": WholeEngine,
 }
+
+
+class Remote:
+    """A contestant in a fresh process; idle, it sleeps."""
+
+    def __init__(self, name: str, folder: Path, threads: int) -> None:
+        context = get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_contest, args=(theirs, name, folder, threads), daemon=True)
+        self._process.start()
+
+    def seconds(self, work: str, *arguments: Any) -> float:
+        self._pipe.send((work, arguments))
+        taken: float = self._pipe.recv()
+        return taken
+
+    def close(self) -> None:
+        self._pipe.send(None)
+        self._process.join()
+
+
+def _contest(pipe: Connection, name: str, folder: Path, threads: int) -> None:
+    contestant = CONTESTANTS[name](folder, threads)
+    while (order := pipe.recv()) is not None:
+        work, arguments = order
+        started = perf_counter()
+        getattr(contestant, work)(*arguments)
+        pipe.send(perf_counter() - started)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -163,34 +196,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print each contestant's median figures, and its ratio to transformers within a round."""
-    torch.set_num_threads(args.threads)
     with _checkpoint(args.model) as folder:
-        contestants = {name: CONTESTANTS[name](folder) for name in args.only}
+        contestants = {name: Remote(name, folder, args.threads) for name in args.only}
         rounds = [_round(contestants, seed) for seed in range(args.rounds + 1)][1:]
+        for contestant in contestants.values():
+            contestant.close()
     rows = [_row(name, rounds) for name in args.only]
     settings = {name: getattr(args, name) for name in ("model", "threads", "rounds")}
     settings["load"] = os.getloadavg()[0]
     emit("vs-hf", settings, rows, save=args.save)
 
 
-def _round(contestants: dict[str, Any], seed: int) -> dict[str, dict[str, float]]:
+def _round(contestants: dict[str, Remote], seed: int) -> dict[str, dict[str, float]]:
     """Every contestant once; the first round only warms up. Prompts are new, so no cache knows them."""
     found = {}
     for name, contestant in contestants.items():
         rng = random.Random(seed)
         lengths = (PROMPT, PROMPT, PROMPT, PAST)
         prompts = [[rng.randrange(3, 1000) for _ in range(length)] for length in lengths]
-        prefill = min(_seconds(contestant.single, prompt, 1) for prompt in prompts[:2])
-        decode = _seconds(contestant.single, prompts[2], NEW + 1) - prefill
-        branched = _seconds(contestant.branches, prompts[3], BRANCHES, BRANCH_NEW)
+        prefill = min(contestant.seconds("single", prompt, 1) for prompt in prompts[:2])
+        decode = contestant.seconds("single", prompts[2], NEW + 1) - prefill
+        branched = contestant.seconds("branches", prompts[3], BRANCHES, BRANCH_NEW)
         found[name] = {"decode_tok_s": NEW / decode, "prefill_ms": prefill * 1e3, "branches_s": branched}
     return found
-
-
-def _seconds(work: Callable[..., None], *arguments: Any) -> float:
-    started = perf_counter()
-    work(*arguments)
-    return perf_counter() - started
 
 
 def _row(name: str, rounds: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
