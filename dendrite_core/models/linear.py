@@ -147,11 +147,20 @@ def choose(sample: Sequence[Weight], dtype: torch.dtype, device: torch.device, t
         return Choice(plain, plain)
     if dtype is torch.float16:
         return Choice(half, half)
-    sample = [_first_rows(weight) for weight in sample]
+    threads = torch.get_num_threads()
+    # One thread ranks the kernels as several do, and does not wait for one that another process holds up.
+    torch.set_num_threads(1)
+    try:
+        return _measured([_first_rows(weight) for weight in sample], total_bytes)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _measured(sample: Sequence[Weight], total_bytes: int) -> Choice:
     many = _fastest([packed, plain], sample, _MANY_ROWS)
     if total_bytes > min(_DOUBLED_AT_MOST, _physical_memory() // 4):
         return Choice(many, many)
-    few = _fastest([many, bags, packed, plain], sample, 1)
+    few = _fastest([bags, many, packed, plain], sample, 1)
     # Where the two meet is somewhere in between; past four rows the products for many win everywhere seen.
     still = [rows for rows in (2, 4) if few is not many and _fastest([many, few], sample, rows) is few]
     return Choice(few, many, max(still, default=1))
