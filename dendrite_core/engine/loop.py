@@ -106,12 +106,18 @@ class EngineLoop:
 
     def _obey(self, command: Command) -> None:
         verb: Callable[..., Any] = getattr(self, command.verb, None) or getattr(self.book, command.verb)
+        # Also for a caller who has left: what was to be released is released, only nobody hears of it.
+        is_awaited = command.future.set_running_or_notify_cancel()
         try:
-            command.future.set_result(verb(*command.arguments))
+            result = verb(*command.arguments)
         except Exception as error:
             if not isinstance(error, DendriteError):
                 log.exception("command %s failed", command.verb)
-            command.future.set_exception(error)
+            if is_awaited:
+                command.future.set_exception(error)
+        else:
+            if is_awaited:
+                command.future.set_result(result)
 
     def _run(self, step: Step) -> None:
         try:

@@ -74,3 +74,12 @@ async def test_a_reader_that_leaves_stops_the_work(make_engine: MakeEngine) -> N
     stats = await asyncio.wrap_future(engine.stats())
     assert (stats.running, stats.waiting, engine.in_flight) == (0, 0, 0)
     assert stats.generated_tokens < 400
+
+
+async def test_a_caller_who_leaves_its_command_does_not_end_the_engine(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    made = await engine.agenerate([5, 6, 7], SamplingParams(max_tokens=4, ignore_eos=True))
+    left = [engine.release(made.branch_id), engine.describe("branch_none")]
+    for future in left:
+        future.cancel()
+    assert (await asyncio.wrap_future(engine.stats())).branches == 1, "released, though nobody waited for it"
