@@ -1,0 +1,1 @@
+"""The ways to search: thought trees, Monte Carlo, beams, and independent samples."""
