@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dendrite_core.batching.batch import Batch
 from dendrite_core.forward import kv_store
-from dendrite_core.forward.attention import AttentionBackend, AttentionShape, DenseAttention
+from dendrite_core.forward.attention import AttentionBackend, AttentionShape
 from dendrite_core.forward.attention_torch import TreeAttention
 from dendrite_core.forward.batch import ForwardBatch
 from dendrite_core.forward.kv_store import KVStore
@@ -65,5 +65,9 @@ def build_runner(model: LoadedModel, num_pages: int, page_size: int, *, canaries
         decoder.attention_scale,
         tuple(decoder.layer_windows),
     )
-    attention = TreeAttention if decoder.device.type == "cpu" else DenseAttention
-    return Runner(model, store, attention(shape, store))
+    if decoder.device.type == "cpu":
+        return Runner(model, store, TreeAttention(shape, store))
+    # Here because it leans on this module, and on Triton, which is there only where CUDA is.
+    from dendrite_core.forward.cuda.cuda_graph import cuda_runner
+
+    return cuda_runner(model, store, shape)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dendrite_core.models.config import NativeConfig
+from dendrite_core.models.cuda.forward import CudaForward, FusedAttend, expressible
 from dendrite_core.models.parts import Layer, Parts, read_parts
 from dendrite_core.models.rope import rotate
 from dendrite_core.models.weights import Weights
@@ -65,6 +66,8 @@ class Decoder:
         )
         lean = device.type == "cpu" and self.dtype is torch.float32
         self._forward = _LeanForward(config, self._parts) if lean else _Forward(config, self._parts)
+        fuses = device.type == "cuda" and expressible(config, self.dtype)
+        self._fused = CudaForward(config, self._parts) if fuses else None
 
     @property
     def kernels(self) -> tuple[str, str]:
@@ -74,11 +77,15 @@ class Decoder:
     @torch.inference_mode()
     def __call__(self, token_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Hidden states `[T, hidden]` after the final norm; token_ids and positions are `[T]` int64."""
+        if self._fused is not None and isinstance(attend, FusedAttend):
+            return self._fused(token_ids, positions, attend)
         return self._forward(token_ids, positions, attend)
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores `[R, vocab]` in float32 of hidden states `[R, hidden]`."""
+        if self._fused is not None:
+            return self._fused.logits(hidden)
         return self._parts.head(hidden.shape[0])(hidden).float()
 
 

@@ -1,0 +1,1 @@
+"""The forward pass on a CUDA device. Kernels are imported where they are first used, never on a CPU."""

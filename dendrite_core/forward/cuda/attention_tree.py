@@ -1,0 +1,195 @@
+# mypy: disable-error-code="no-untyped-call"
+"""`TreeAttention`: attention of any batch over a tree of K and V, as one work list and one merge.
+
+Prefill, decode and a mix of both are the same list: a query is a token of the step, and what it may see is
+said by its position. Wide items run beside narrow ones on a second stream, so that what is bound by
+arithmetic and what is bound by memory share every multiprocessor.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dendrite_core.batching.batch import Batch
+from dendrite_core.forward.attention import AttentionShape
+from dendrite_core.forward.batch import ForwardBatch
+from dendrite_core.forward.cuda.device_plan import DevicePlan, fresh
+from dendrite_core.forward.cuda.work_list import Tiles, plan
+from dendrite_core.forward.kv_store import KVStore
+
+_HEADS_AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What the layers of one step share: the plan, and where each token is and goes (below 0: nowhere)."""
+
+    plan: DevicePlan
+    positions: Tensor
+    places: Tensor
+
+
+class TreeAttention:
+    """An `AttentionBackend` and a `FusedAttend`. `grid` makes results independent of the other rows."""
+
+    def __init__(self, shape: AttentionShape, store: KVStore, *, grid: int | None = None) -> None:
+        from dendrite_core.forward.cuda import tree_kernels
+        from dendrite_core.models.cuda import kernels
+
+        self.shape, self.store, self.grid = shape, store, grid
+        self.tree, self.rows = tree_kernels, kernels
+        self.half = store.dtype in (torch.bfloat16, torch.float16)
+        self.wide_kernel: Any = None
+        if self._has_wgmma():
+            from dendrite_core.forward.cuda import wide_kernel
+
+            self.wide_kernel = wide_kernel
+        self.block_d = max(16, 1 << (shape.head_dim - 1).bit_length())
+        self.side = torch.cuda.Stream(store.device)
+        self.step: Step | None = None
+
+    def _has_wgmma(self) -> bool:
+        capability = torch.cuda.get_device_capability(self.store.device)
+        return capability[0] == 9 and self.half and self.shape.head_dim in (64, 128)
+
+    def tiles(self, queries: int) -> Tiles:
+        """How a step of so many queries is cut."""
+        narrow = max(16, 1 << (self.shape.group - 1).bit_length())
+        wide = 128 if self.half else 64
+        if self.grid is not None or narrow >= wide:
+            wide = 0
+        return Tiles(
+            self.shape.group,
+            self.shape.kv_heads,
+            self.store.page_size,
+            narrow=narrow,
+            wide=wide,
+            tokens=64 if self.half else 32,
+            programs=264 if queries <= 8 else 528,
+            grid=self.grid,
+        )
+
+    def plan(self, batch: ForwardBatch) -> None:
+        work = plan(batch.ints, self.tiles(len(batch.ints.token_ids)))
+        loaded = fresh(work, self.shape.heads, self.shape.head_dim, self.store.device)
+        self.step = Step(loaded, batch.positions, self.store.places(batch.slots))
+
+    def work_of(self, batch: Batch, spare: int) -> Any:
+        """The work list of a decode step that will be used again while its rows grow."""
+        return plan(batch, self.tiles(batch.rows), spare)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Store k, v `[T, kv_heads, d]`, then attend q `[T, heads, d]` causally: `[T, heads * d]`."""
+        assert self.step is not None
+        self.store.layers[layer].index_copy_(1, self.step.places, torch.cat((k, v), 1).transpose(0, 1))
+        return self._run(layer, q.flatten(1) if q.is_contiguous() else q.reshape(q.shape[0], -1))
+
+    __call__ = attend
+
+    def attend_products(
+        self,
+        layer: int,
+        qkv: Tensor,
+        positions: Tensor,
+        rotations: Tensor,
+        head_norm: Tensor | None,
+        eps: float,
+    ) -> Tensor:
+        """See `FusedAttend`: rotate queries in place, rotate and store keys, store values, attend."""
+        assert self.step is not None
+        shape, keys = self.shape, self.store.layers[layer]
+        heads = shape.heads + 2 * shape.kv_heads
+        self.rows.rotate_and_store[(qkv.shape[0], -(-heads // _HEADS_AT_ONCE))](
+            qkv, positions, self.step.places, rotations, qkv if head_norm is None else head_norm,
+            keys, keys.stride(0), eps,
+            shape.heads, shape.kv_heads, shape.head_dim, _HEADS_AT_ONCE, self.block_d,
+            head_norm is not None, True, num_warps=4, launch_pdl=True,
+        )  # fmt: skip
+        return self._run(layer, qkv)
+
+    def _run(self, layer: int, q: Tensor) -> Tensor:
+        """q: rows of at least `heads * d` numbers -> `[T, heads * d]`."""
+        assert self.step is not None
+        plan, window = self.step.plan, self.shape.windows[layer]
+        out = q.new_empty(q.shape[0], self.shape.heads * self.shape.head_dim)
+        beside = plan.has_wide and plan.has_narrow
+        if beside:
+            current = torch.cuda.current_stream()
+            self.side.wait_stream(current)
+            self._wide(layer, q, out, window)
+            with torch.cuda.stream(self.side):
+                self._narrow(layer, q, out, window, 264, False)
+            current.wait_stream(self.side)
+        elif plan.has_wide:
+            self._wide(layer, q, out, window)
+        else:
+            self._narrow(layer, q, out, window, self.tiles(q.shape[0]).programs, True)
+        if plan.merges:
+            at_once, warps = (4, 1) if plan.most_slots <= 4 else (16, 2) if plan.most_slots <= 32 else (32, 4)
+            self.tree.merge[(q.shape[0], self.shape.heads)](
+                plan.slot_starts, plan.partial, plan.partial_lse, out, out.stride(0),
+                self.shape.heads, self.shape.head_dim, self.block_d, at_once, not beside,
+                num_warps=warps, launch_pdl=not beside,
+            )  # fmt: skip
+        return out
+
+    def _pointers(self, layer: int, q: Tensor, out: Tensor) -> tuple[Any, ...]:
+        assert self.step is not None
+        plan, keys = self.step.plan, self.store.layers[layer]
+        return (
+            plan.queries, plan.query_slots, plan.pages, self.step.positions,
+            q, q.stride(0), keys, keys[self.shape.kv_heads :], keys.stride(0), out, out.stride(0),
+            plan.partial, plan.partial_lse, self.shape.scale * math.log2(math.e),
+        )  # fmt: skip
+
+    def _pages(self) -> tuple[int, int, int]:
+        """Tokens of a page, places of a page, and the places before its first token."""
+        size = self.store.page_size
+        return (size, size + 2, 1) if self.store.canaries else (size, size, 0)
+
+    def _wide(self, layer: int, q: Tensor, out: Tensor, window: int | None) -> None:
+        assert self.step is not None
+        plan, shape = self.step.plan, self.shape
+        if self.wide_kernel is not None and window is None:
+            self.wide_kernel.attend_wide[(132,)](
+                plan.counts, plan.wide, *self._pointers(layer, q, out),
+                shape.heads, shape.group, shape.head_dim, *self._pages(), 128, 64, 3,
+                num_warps=8, maxnreg=168,
+            )  # fmt: skip
+            return
+        tile = (128, 64, 3) if self.half else (64, 32, 2)
+        self._plain(layer, q, out, window, 132, (0, 64, 2), tile, False, 8)
+
+    def _narrow(
+        self, layer: int, q: Tensor, out: Tensor, window: int | None, programs: int, pdl: bool
+    ) -> None:
+        tokens = 64 if self.half else 32
+        tile = (self.tiles(1).narrow, tokens, 4)
+        self._plain(layer, q, out, window, programs, tile, (0, tokens, 2), pdl, 4)
+
+    def _plain(
+        self,
+        layer: int,
+        q: Tensor,
+        out: Tensor,
+        window: int | None,
+        programs: int,
+        narrow: tuple[int, int, int],
+        wide: tuple[int, int, int],
+        pdl: bool,
+        warps: int,
+    ) -> None:
+        assert self.step is not None
+        plan, shape = self.step.plan, self.shape
+        options = {"maxnreg": 128} if warps == 4 and self.half and shape.head_dim <= 128 else {}
+        self.tree.attend[(programs,)](
+            plan.counts, plan.narrow, plan.wide, *self._pointers(layer, q, out), window or 0,
+            shape.heads, shape.group, shape.head_dim, self.block_d, *self._pages(), *narrow, *wide,
+            window is not None, "ieee" if not self.half else "tf32", pdl,
+            num_warps=warps, launch_pdl=pdl, **options,
+        )  # fmt: skip

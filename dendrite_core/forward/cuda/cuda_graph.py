@@ -1,0 +1,185 @@
+# mypy: disable-error-code="no-untyped-call"
+"""`CudaRunner`: decode steps as replays of CUDA graphs, one per size of batch, for trees of any shape.
+
+A graph reads tokens, positions, places and the attention's plan from fixed addresses. The plan is made
+anew only when the tree changes or a row outgrows the pages set aside for it; in between a step is one copy
+of a few integers to the device and one replay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dendrite_core.batching.batch import Batch
+from dendrite_core.forward.attention import AttentionShape
+from dendrite_core.forward.batch import ForwardBatch
+from dendrite_core.forward.cuda.attention_tree import Step, TreeAttention
+from dendrite_core.forward.cuda.device_plan import Capacity, DevicePlan
+from dendrite_core.forward.kv_store import KVStore
+from dendrite_core.forward.runner import Runner
+from dendrite_core.models.decoder import Decoder
+from dendrite_core.models.loading import LoadedModel
+
+BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+_SPARE_PAGES = 16
+_STAGES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Graph:
+    graph: torch.cuda.CUDAGraph
+    logits: Tensor
+
+
+class _Inputs:
+    """Per-row integers of a step at fixed places: tokens, positions, places, and pages that are new."""
+
+    def __init__(self, rows: int, device: torch.device) -> None:
+        self.rows = rows
+        self.buffer = torch.zeros(5, rows, dtype=torch.int32, device=device)
+        self.tokens, self.positions, self.places, self.page_at, self.page = self.buffer.unbind(0)
+        self.staging = [torch.zeros(5, rows, dtype=torch.int32, pin_memory=True) for _ in range(_STAGES)]
+        self.copied = [torch.cuda.Event() for _ in range(_STAGES)]
+        self.turn = 0
+
+    def load(self, columns: Sequence[Sequence[int]], rows: int) -> None:
+        """Copy five columns of `rows` integers; what lies beyond keeps a row that is computed for nothing."""
+        self.turn = (self.turn + 1) % _STAGES
+        self.copied[self.turn].synchronize()
+        staging = self.staging[self.turn].numpy()
+        staging[:, :rows] = columns
+        staging[0:2, rows:], staging[2, rows:], staging[3:5, rows:] = 0, -1, staging[3:5, rows - 1 : rows]
+        self.buffer.copy_(self.staging[self.turn], non_blocking=True)
+        self.copied[self.turn].record()
+
+
+class CudaRunner(Runner):
+    """Decode by graph, everything else as it comes."""
+
+    def __init__(
+        self, model: LoadedModel, store: KVStore, attention: TreeAttention, max_rows: int = 256
+    ) -> None:
+        super().__init__(model, store, attention)
+        self.tree = attention
+        self.device = store.device
+        self.max_rows = max_rows
+        shape = attention.shape
+        self.capacity = Capacity(
+            narrow=4096 + 16 * max_rows,
+            wide=4096,
+            queries=32 * max_rows + 8192,
+            pages=store.num_pages + max_rows * (_SPARE_PAGES + 1),
+            tokens=max_rows,
+            slots=4096 + 8 * max_rows,
+        )
+        self.static = DevicePlan(self.capacity, shape.heads, shape.head_dim, store.device)
+        self.inputs = {rows: _Inputs(rows, store.device) for rows in BUCKETS if rows <= max_rows}
+        self.graphs: dict[tuple[int, bool, bool, int, bool], _Graph] = {}
+        self.pool = torch.cuda.graph_pool_handle()
+        self.plans = 0
+        self._planned = -1
+        self._tails: list[int] = []
+        self._limits: list[int] = []
+
+    @torch.inference_mode()
+    def run(self, batch: Batch, tokens: Tensor | None = None) -> Tensor:
+        """Float32 logits `[len(batch.logits_at), vocab]`, valid until the next step.
+
+        `tokens` int32 `[rows]` on the device stand in for `batch.token_ids` of a decode step: the sampled
+        tokens of the step before, which then need not have reached the CPU.
+        """
+        if batch.is_decode and batch.rows <= self.max_rows and self._follow(batch):
+            return self._decode(batch, tokens)
+        self._planned = -1
+        return self._eager(batch, tokens)
+
+    def _eager(self, batch: Batch, tokens: Tensor | None) -> Tensor:
+        if tokens is not None:
+            batch.token_ids = tokens.tolist()
+        forward = ForwardBatch.build(batch, self.device)
+        self.store.copy_pages(batch.copies)
+        self.tree.plan(forward)
+        hidden = self.decoder(forward.token_ids, forward.positions, self.tree)
+        if forward.logits_at is not None:
+            hidden = hidden.index_select(0, forward.logits_at)
+        return self.decoder.logits(hidden)
+
+    def _decode(self, batch: Batch, tokens: Tensor | None) -> Tensor:
+        rows = batch.rows
+        bucket = next(size for size in self.inputs if size >= rows)
+        inputs = self.inputs[bucket]
+        self.store.copy_pages(batch.copies)
+        inputs.load((batch.token_ids, batch.positions, self._places(batch), *self._new_pages(batch)), rows)
+        if tokens is not None:
+            inputs.tokens[:rows].copy_(tokens)
+        plan = self.static
+        many = (plan.most_slots > 4) + (plan.most_slots > 32)
+        key = (bucket, plan.has_narrow, plan.has_wide, many, plan.merges)
+        if key not in self.graphs:
+            self.graphs[key] = self._capture(inputs)
+        found = self.graphs[key]
+        found.graph.replay()
+        if batch.logits_at == list(range(rows)):
+            return found.logits[:rows]
+        return found.logits[batch.logits_at]
+
+    def _capture(self, inputs: _Inputs) -> _Graph:
+        """Record the step. It runs twice on the way, which writes the same K and V to the same places."""
+        stream = torch.cuda.Stream(self.device)
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self._step(inputs)
+        torch.cuda.synchronize(self.device)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool, stream=stream):
+            logits = self._step(inputs)
+        return _Graph(graph, logits)
+
+    def _step(self, inputs: _Inputs) -> Tensor:
+        self.static.pages.index_copy_(0, inputs.page_at.long(), inputs.page)
+        self.tree.step = Step(self.static, inputs.positions, inputs.places)
+        hidden = self.decoder(inputs.tokens, inputs.positions, self.tree)
+        return self.decoder.logits(hidden)
+
+    def _places(self, batch: Batch) -> Sequence[int]:
+        if not self.store.canaries:
+            return batch.slots
+        size = self.store.page_size
+        return [slot + 2 * (slot // size) + 1 for slot in batch.slots]
+
+    def _follow(self, batch: Batch) -> bool:
+        """Make the plan on the device fit this batch; False if it is too large for it."""
+        known = batch.topology != 0 and batch.topology == self._planned and len(self._tails) == batch.rows
+        if known and all(map(int.__le__, batch.kv_lengths, self._limits)):
+            return True
+        work = self.tree.work_of(batch, _SPARE_PAGES)
+        if not self.capacity.holds(work):
+            return False
+        self.static.load(work)
+        self.plans += 1
+        self._planned = batch.topology
+        self._tails = work.tail_pages.tolist()
+        self._limits = work.room.tolist()
+        if (grid := self.tree.grid) is not None:
+            cuts = [-(-length // grid) * grid for length in batch.kv_lengths]
+            self._limits = list(map(min, self._limits, cuts))
+        return True
+
+    def _new_pages(self, batch: Batch) -> tuple[list[int], list[int]]:
+        """For each row where in the plan its last page belongs, and which it is."""
+        size = self.store.page_size
+        at = [(length - 1) // size for length in batch.kv_lengths]
+        pages = [table[index] for table, index in zip(batch.page_tables, at, strict=True)]
+        return [tail + index for tail, index in zip(self._tails, at, strict=True)], pages
+
+
+def cuda_runner(model: LoadedModel, store: KVStore, shape: AttentionShape) -> Runner:
+    """The runner for a CUDA device; code that is not ours is not captured, only served."""
+    attention = TreeAttention(shape, store)
+    if isinstance(model.decoder, Decoder):
+        return CudaRunner(model, store, attention)
+    return Runner(model, store, attention)

@@ -1,0 +1,258 @@
+"""`WorkList`: what the tree-attention kernels do in one step, planned from a `Batch` with numpy.
+
+    narrow, wide  int32 [n, 8]   first page | begin | end | first query | queries | 3 for the planner alone
+    queries       int32 [m]      for each item a run of them: which tokens of the step look at it
+    query_slots   int32 [m]      beside `queries`: where that query's partial result goes, -1 = straight out
+    pages         int32 [p]      token t of an item lies in page pages[first page + t // page_size]
+    slot_starts   int32 [T + 1]  partial results of a query, in the order of their tokens
+
+Items come in two classes: `narrow` tiles of few rows for what few queries see, and `wide` ones. Heads that
+share a K/V head are rows of one tile. `end` is open for the last item of a row, so that the list stays
+valid while rows grow: how far to read is known on the device, by each query's position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dendrite_core.batching.batch import Batch
+from dendrite_core.cache.page_table import Span, adjacent_prefixes, spans
+
+Ints = NDArray[np.int32]
+Longs = NDArray[np.int64]
+
+OPEN = 2**31 - 1
+ITEM = 8
+# What an item costs before its first step, in steps.
+_ITEM_COST = 4
+_ROUNDS = (1, 2, 3, 4, 6)
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """What the planner has to know of the kernels.
+
+    narrow, wide: rows of a tile; wide may be 0. tokens: K/V tokens a tile steps by. programs: how many run
+    at once, narrow and wide. longest: tokens of a narrow item. grid: cut KV at multiples of this many
+    tokens and nowhere else, so that a row's result does not depend on its neighbours; None cuts where nodes
+    end and as the load asks.
+    """
+
+    group: int
+    kv_heads: int
+    page_size: int
+    narrow: int = 16
+    wide: int = 128
+    tokens: int = 64
+    programs: int = 528
+    wide_programs: int = 132
+    longest: int = 1024
+    grid: int | None = None
+
+    def per_tile(self, rows: int) -> int:
+        """Queries whose heads fit into a tile of so many rows."""
+        return max(1, rows // self.group)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkList:
+    """The plan of a step as arrays; see the top of this file.
+
+    tail_pages[r]: token t of row r, from its last span on, lies in `pages[tail_pages[r] + t // page_size]`.
+    room[r]: how many tokens row r may have before the plan has to be made anew.
+    """
+
+    narrow: Ints
+    wide: Ints
+    queries: Ints
+    query_slots: Ints
+    pages: Ints
+    slot_starts: Ints
+    tail_pages: Ints
+    room: Ints
+
+    @property
+    def slots(self) -> int:
+        """How many partial results there are, for all heads each."""
+        return int(self.slot_starts[-1])
+
+
+class _Nodes(NamedTuple):
+    """The spans as arrays: where pages[] holds them, their tokens [start, end), queries [first, last).
+
+    `reach` is the end as of now, `end` is OPEN where a row may still grow.
+    """
+
+    origin: Longs
+    start: Longs
+    reach: Longs
+    end: Longs
+    first: Longs
+    last: Longs
+
+
+def plan(batch: Batch, tiles: Tiles, spare: int = 0) -> WorkList:
+    """The work list of a batch; `spare` is how many pages each row may grow by before the next plan."""
+    found = batch.spans if tiles.grid is None else _on_grid(batch, tiles.grid // tiles.page_size)
+    nodes, pages, tails, room = _lay_out(batch, found, tiles.page_size, spare)
+    sharing = nodes.last - nodes.first
+    is_wide = (sharing > tiles.per_tile(tiles.narrow)) if tiles.wide else np.zeros(len(sharing), bool)
+    positions = np.asarray(batch.positions, np.int64)
+    narrow = _cut(np.flatnonzero(~is_wide), nodes, positions, tiles, tiles.narrow)
+    wide = _cut(np.flatnonzero(is_wide), nodes, positions, tiles, tiles.wide)
+    queries, slots, starts = _connect(np.concatenate((narrow, wide)), len(positions))
+    # Items of both classes point into one list of queries, narrow ones first.
+    firsts = np.cumsum(np.concatenate(([0], narrow[:, 4], wide[:, 4])))[:-1]
+    narrow[:, 3], wide[:, 3] = firsts[: len(narrow)], firsts[len(narrow) :]
+    as_int = np.int32
+    return WorkList(
+        narrow.astype(as_int),
+        wide.astype(as_int),
+        queries.astype(as_int),
+        slots.astype(as_int),
+        pages,
+        starts.astype(as_int),
+        nodes.origin[tails].astype(as_int),
+        room.astype(as_int),
+    )
+
+
+def _on_grid(batch: Batch, cell: int) -> list[Span]:
+    """Spans that begin at multiples of `cell` pages: a cell that is shared in part counts as not shared."""
+    shared = [pages // cell * cell for pages in adjacent_prefixes(batch.page_tables)]
+    return spans(batch.page_tables, shared)
+
+
+def _lay_out(
+    batch: Batch, found: Sequence[Span], page_size: int, spare: int
+) -> tuple[_Nodes, Ints, list[int], Longs]:
+    """Nodes, the pages of all of them one after another, the last node of each row, and the row's room.
+
+    The origin of a node is where its pages would start if it held its whole past. A node that is the last
+    of all of its rows is open, and followed by `spare` empty entries.
+    """
+    depth, tails = [0] * batch.rows, [0] * batch.rows
+    starts: list[int] = []
+    for index, (pages, first_row, end_row) in enumerate(found):
+        starts.append(depth[first_row])
+        depth[first_row:end_row] = [depth[first_row] + len(pages)] * (end_row - first_row)
+        tails[first_row:end_row] = [index] * (end_row - first_row)
+    is_open = [set(tails[first:end]) == {index} for index, (_, first, end) in enumerate(found)]
+    flat: list[int] = []
+    origins: list[int] = []
+    for span, start, opens in zip(found, starts, is_open, strict=True):
+        origins.append(len(flat) - start)
+        flat += span.pages
+        if opens:
+            flat += [0] * spare
+    row_starts = np.asarray(batch.row_starts, np.int64)
+    first_rows = np.array([span.first_row for span in found])
+    end_rows = np.array([span.end_row for span in found])
+    begins = np.array(starts, np.int64) * page_size
+    ends = begins + np.array([len(span.pages) for span in found], np.int64) * page_size
+    opened = np.array(is_open)
+    length = np.asarray(batch.kv_lengths, np.int64)[first_rows]
+    # A row's last node also ends where the row does.
+    single = opened & (end_rows - first_rows == 1)
+    reach = np.where(single, np.minimum(ends, length), ends)
+    nodes = _Nodes(
+        np.array(origins, np.int64),
+        begins,
+        reach,
+        np.where(opened, OPEN, ends),
+        row_starts[first_rows],
+        row_starts[end_rows],
+    )
+    room = (ends + np.where(opened, spare * page_size, 0))[tails]
+    return nodes, np.array(flat, np.int32), tails, room
+
+
+def _cut(index: Longs, nodes: _Nodes, positions: Longs, tiles: Tiles, rows: int) -> Longs:
+    """Items `[n, 8]` of the nodes `index`, for tiles of `rows` rows, the most expensive first.
+
+    Column 5 is the item's first query as a token of the step, 6 the tokens it reads, 3 is left for later.
+    """
+    if not len(index):
+        return np.zeros((0, ITEM), np.int64)
+    per_tile = tiles.per_tile(rows)
+    length = np.maximum(nodes.reach[index] - nodes.start[index], 1)
+    blocks = -(-(nodes.last[index] - nodes.first[index]) // per_tile)
+    step = _chunk(length, blocks, tiles, rows)
+    cuts = -(-length // step)
+    node, block, cut = _product(index, blocks, cuts)
+    at = np.repeat(np.arange(len(index)), blocks * cuts)
+    first = nodes.first[node] + block * per_tile
+    count = np.minimum(per_tile, nodes.last[node] - first)
+    begin = nodes.start[node] + cut * step[at]
+    is_last = cut == cuts[at] - 1
+    reads = np.where(is_last, nodes.reach[node], begin + step[at])
+    end = np.where(is_last, nodes.end[node], begin + step[at])
+    reads = np.minimum(reads, positions[first + count - 1] + 1) - begin
+    zero = np.zeros_like(begin)
+    items = np.stack((nodes.origin[node], begin, end, zero, count, first, reads, zero), 1)
+    # A query that comes before an item's first token needs nothing of it.
+    seen = items[(reads > 0) | (cut == 0)]
+    ordered: Longs = seen[np.argsort(-seen[:, 6], kind="stable")]
+    return ordered
+
+
+def _chunk(length: Longs, blocks: Longs, tiles: Tiles, rows: int) -> Longs:
+    """Tokens of one item for each node, a multiple of the tile's step."""
+    if tiles.grid is not None:
+        return np.full(len(length), tiles.grid, np.int64)
+    load = int((length * blocks).sum()) * tiles.kv_heads
+    if rows != tiles.wide:
+        share = min(max(-(-load // tiles.programs), tiles.tokens), tiles.longest)
+        return _even(length, -(-length // share), tiles.tokens)
+    # Few large items: how they fall into rounds matters more than their size.
+    best, cuts = float("inf"), np.ones_like(length)
+    for rounds in _ROUNDS:
+        share = max(int(load / (tiles.wide_programs * rounds)), 4 * tiles.tokens)
+        tried = np.maximum((length + share // 8) // share, 1)
+        cost = _longest_program(_even(length, tried, tiles.tokens), blocks * tried * tiles.kv_heads, tiles)
+        if cost < best * 0.97:
+            best, cuts = cost, tried
+    return _even(length, cuts, tiles.tokens)
+
+
+def _even(length: Longs, cuts: Longs, step: int) -> Longs:
+    """Tokens of each of so many cuts, in whole steps."""
+    tokens: Longs = -(-length // (cuts * step)) * step
+    return tokens
+
+
+def _longest_program(chunk: Longs, items: Longs, tiles: Tiles) -> float:
+    """Tokens that the busiest program reads when items are dealt out in turn, the largest first."""
+    order = np.argsort(-chunk)
+    dealt = np.repeat(chunk[order] + _ITEM_COST * tiles.tokens, items[order])
+    return float(dealt[:: tiles.wide_programs].sum())
+
+
+def _product(index: Longs, blocks: Longs, cuts: Longs) -> tuple[Longs, Longs, Longs]:
+    """Every (node, block of queries, cut of tokens) as three columns."""
+    counts = blocks * cuts
+    node = np.repeat(index, counts)
+    inner = np.arange(len(node)) - np.repeat(np.cumsum(counts) - counts, counts)
+    per_block = np.repeat(cuts, counts)
+    return node, inner // per_block, inner % per_block
+
+
+def _connect(items: Longs, tokens: int) -> tuple[Longs, Longs, Longs]:
+    """Queries of all items, their slots, and where each query's slots start."""
+    counts = items[:, 4]
+    item = np.repeat(np.arange(len(items)), counts)
+    query = items[item, 5] + np.arange(len(item)) - (np.cumsum(counts) - counts)[item]
+    order = np.lexsort((items[item, 1], query))
+    found = np.bincount(query, minlength=tokens)
+    # What sees one item only needs no merging.
+    kept = np.where(found == 1, 0, found)
+    starts = np.concatenate(([0], np.cumsum(kept)))
+    rank = np.empty(len(item), np.int64)
+    rank[order] = np.arange(len(item)) - (np.cumsum(found) - found)[query[order]]
+    slots = np.where(found[query] == 1, -1, starts[query] + rank)
+    return query, slots, starts

@@ -1,0 +1,207 @@
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,untyped-decorator"
+"""Triton kernels of a decode step: norms, rotation and products for few rows. Imported on CUDA only.
+
+A product for few rows is bound by reading its weight once, so what comes before and after it is computed
+on the way: the RMS norm of its input, SiLU gating, the residual sum. With `PDL` a kernel is launched while
+the one before still runs and fetches the first of its weights into the L2 cache before it waits for it.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _await_previous(PDL: tl.constexpr):
+    """Let the next kernel start, and wait for what the one before has written."""
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+
+
+@triton.jit
+def _fetch(w, elements: tl.constexpr):
+    """Ask for consecutive elements to be brought into the L2 cache; 64 bfloat16 are a cache line."""
+    line = tl.arange(0, elements // 64)
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [w + line * 64], dtype=tl.int32, is_pure=False,
+        pack=1,
+    )  # fmt: skip
+
+
+@triton.jit
+def product(
+    x, x_stride, w, bias, residual, norm, out, out_stride, rows, width, eps,
+    K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr, NORMED: tl.constexpr, GATED: tl.constexpr, BIASED: tl.constexpr,
+    RESIDUAL: tl.constexpr, FETCH: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """out `[rows, width]` = x `[rows, K]` @ w `[width, K]`^T, for at most BLOCK_M rows.
+
+    NORMED divides by the row's RMS and multiplies by `norm` first. GATED reads `[2 * width, K]` and gives
+    silu(first half) * second half. RESIDUAL adds `residual`, which may be `out`. The weight is the left
+    operand, because tensor cores want many rows there.
+    """
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    m = tl.arange(0, BLOCK_M)
+    k = tl.arange(0, BLOCK_K)
+    in_n = n < width
+    in_m = m < rows
+    w_at = w + n.to(tl.int64)[:, None] * K + k[None, :]
+    if FETCH > 0:
+        _fetch(w + tl.program_id(0).to(tl.int64) * BLOCK_N * K, FETCH)
+    _await_previous(PDL)
+    x_at = x + m[None, :] * x_stride + k[:, None]
+    acc = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+    up = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+    squares = tl.zeros([BLOCK_M], tl.float32)
+    for start in tl.range(0, K, BLOCK_K, num_stages=STAGES):
+        weight = tl.load(w_at + start)
+        value = tl.load(x_at + start, mask=in_m[None, :], other=0.0)
+        if NORMED:
+            gain = tl.load(norm + start + k)
+            wide = value.to(tl.float32)
+            squares += tl.sum(wide * wide, 0)
+            value = (wide * gain.to(tl.float32)[:, None]).to(weight.dtype)
+        acc = tl.dot(weight, value, acc)
+        if GATED:
+            more = tl.load(w_at + start + width * K)
+            up = tl.dot(more, value, up)
+    if NORMED:
+        factor = tl.rsqrt(squares / K + eps)
+        acc *= factor[None, :]
+        up *= factor[None, :]
+    if BIASED:
+        acc += tl.load(bias + n, mask=in_n, other=0.0).to(tl.float32)[:, None]
+    if GATED:
+        acc = acc / (1.0 + tl.exp(-acc)) * up
+    there = in_n[:, None] & in_m[None, :]
+    at = m[None, :] * out_stride + n[:, None]
+    if RESIDUAL:
+        acc += tl.load(residual + at, mask=there, other=0.0).to(tl.float32)
+    tl.store(out + at, acc.to(out.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def vector_product(
+    x, w, bias, residual, norm, out, width, eps,
+    K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, NORMED: tl.constexpr, GATED: tl.constexpr,
+    BIASED: tl.constexpr, RESIDUAL: tl.constexpr, FETCH: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """`product` for one row, without tensor cores: K has to be a multiple of BLOCK_K."""
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    k = tl.arange(0, BLOCK_K)
+    in_n = n < width
+    w_at = w + n.to(tl.int64)[:, None] * K + k[None, :]
+    weight = tl.load(w_at)
+    if GATED:
+        more = tl.load(w_at + width * K)
+    if FETCH > 0:
+        _fetch(w + tl.program_id(0).to(tl.int64) * BLOCK_N * K, FETCH)
+    _await_previous(PDL)
+    acc = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
+    up = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
+    squares = tl.zeros([BLOCK_K], tl.float32)
+    for start in range(0, K, BLOCK_K):
+        following = tl.minimum(start + BLOCK_K, K - BLOCK_K)
+        next_weight = tl.load(w_at + following)
+        if GATED:
+            next_more = tl.load(w_at + following + width * K)
+        value = tl.load(x + start + k).to(tl.float32)
+        if NORMED:
+            squares += value * value
+            value *= tl.load(norm + start + k).to(tl.float32)
+        acc += weight.to(tl.float32) * value[None, :]
+        weight = next_weight
+        if GATED:
+            up += more.to(tl.float32) * value[None, :]
+            more = next_more
+    total = tl.sum(acc, 1)
+    gate = tl.sum(up, 1)
+    if NORMED:
+        factor = tl.rsqrt(tl.sum(squares, 0) / K + eps)
+        total *= factor
+        gate *= factor
+    if BIASED:
+        total += tl.load(bias + n, mask=in_n, other=0.0).to(tl.float32)
+    if GATED:
+        total = total / (1.0 + tl.exp(-total)) * gate
+    if RESIDUAL:
+        total += tl.load(residual + n, mask=in_n, other=0.0).to(tl.float32)
+    tl.store(out + n, total.to(out.dtype.element_ty), mask=in_n)
+
+
+@triton.jit
+def rms_norm(
+    x, added, norm, out, eps,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr, ADDS: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """x += added (if ADDS), in place; out = x / rms(x) * norm. One program per row of `[T, WIDTH]`."""
+    at = tl.program_id(0).to(tl.int64) * WIDTH + tl.arange(0, BLOCK)
+    inside = tl.arange(0, BLOCK) < WIDTH
+    gain = tl.load(norm + tl.arange(0, BLOCK), mask=inside, other=0.0).to(tl.float32)
+    _await_previous(PDL)
+    value = tl.load(x + at, mask=inside, other=0.0)
+    if ADDS:
+        more = tl.load(added + at, mask=inside, other=0.0)
+        value = (value.to(tl.float32) + more.to(tl.float32)).to(value.dtype)
+        tl.store(x + at, value, mask=inside)
+    wide = value.to(tl.float32)
+    factor = tl.rsqrt(tl.sum(wide * wide, 0) / WIDTH + eps)
+    tl.store(out + at, (wide * factor * gain).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def silu_mul(gate_up, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):
+    """out `[T, WIDTH]` = silu(gate) * up of gate_up `[T, 2 * WIDTH]`. Programs: (T, blocks)."""
+    _await_previous(PDL)
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < WIDTH
+    gate = tl.load(gate_up + row * 2 * WIDTH + at, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + row * 2 * WIDTH + WIDTH + at, mask=inside, other=0.0).to(tl.float32)
+    value = gate / (1.0 + tl.exp(-gate)) * up
+    tl.store(out + row * WIDTH + at, value.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def rotate_and_store(
+    qkv, positions, places, rotations, head_norm, keys, head_stride, eps,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_H: tl.constexpr,
+    BLOCK_D: tl.constexpr, HEAD_NORM: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """Rotate queries `[T, all heads, D]` in place, rotate keys and store them and the values in the cache.
+
+    Pairs of channels lie next to each other. `keys` is `[2 * KV_HEADS, places, D]`, keys first; a place
+    below 0 is stored nowhere. Programs: (T, blocks of BLOCK_H of all HEADS + 2 * KV_HEADS).
+    """
+    _await_previous(PDL)
+    token = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
+    dim = tl.arange(0, BLOCK_D)
+    ALL: tl.constexpr = HEADS + 2 * KV_HEADS
+    inside = (head < ALL)[:, None] & (dim < D)[None, :]
+    at = (token * ALL + head)[:, None] * D + dim[None, :]
+    value = tl.load(qkv + at, mask=inside, other=0.0).to(tl.float32)
+    turned = head < HEADS + KV_HEADS
+    if HEAD_NORM:
+        factor = tl.rsqrt(tl.sum(value * value, 1) / D + eps)
+        gain = tl.load(head_norm + head[:, None] * D + dim[None, :], mask=inside & turned[:, None], other=0.0)
+        normed = (value * factor[:, None]).to(qkv.dtype.element_ty).to(tl.float32) * gain.to(tl.float32)
+        value = tl.where(turned[:, None], normed.to(qkv.dtype.element_ty).to(tl.float32), value)
+    position = tl.load(positions + token).to(tl.int64)
+    pair = tl.arange(0, BLOCK_D // 2)
+    in_pair = pair < D // 2
+    cos = tl.load(rotations + position * D + 2 * pair, mask=in_pair, other=1.0)
+    sin = tl.load(rotations + position * D + 2 * pair + 1, mask=in_pair, other=0.0)
+    real, imaginary = tl.split(tl.reshape(value, [BLOCK_H, BLOCK_D // 2, 2]))
+    turned_real = real * cos[None, :] - imaginary * sin[None, :]
+    turned_imaginary = real * sin[None, :] + imaginary * cos[None, :]
+    rotated = tl.reshape(tl.join(turned_real, turned_imaginary), [BLOCK_H, BLOCK_D])
+    value = tl.where(turned[:, None], rotated, value).to(qkv.dtype.element_ty)
+    is_query = (head < HEADS)[:, None]
+    tl.store(qkv + at, value, mask=inside & is_query)
+    place = tl.load(places + token).to(tl.int64)
+    to = (head - HEADS).to(tl.int64)[:, None] * head_stride + place * D + dim[None, :]
+    tl.store(keys + to, value, mask=inside & (head >= HEADS)[:, None] & (place >= 0))
