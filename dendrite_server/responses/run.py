@@ -19,9 +19,10 @@ from dendrite_server.protocol.request import ChatRequest
 from dendrite_server.responses.archive import Archive, Past, Tip, record_of
 from dendrite_server.responses.body import Body, Ending, ending_of, failure_of
 from dendrite_server.responses.items import messages_of
+from dendrite_server.responses.reading import plain_text
 from dendrite_server.responses.request import ResponseRequest
 from dendrite_server.responses.tools import in_callers_words
-from dendrite_server.responses.writer import Event, Reader, Writer, event_frame, plain_text
+from dendrite_server.responses.writer import Event, Reader, Writer, event_frame
 from dendrite_server.service import Service
 
 # More than any end-of-turn marker has.

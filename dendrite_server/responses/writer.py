@@ -52,11 +52,6 @@ Piece = Text | Reasoning | CallBegins | CallArguments
 Reader = Callable[[ChoiceDelta], Sequence[Piece]]
 
 
-def plain_text(delta: ChoiceDelta) -> Sequence[Piece]:
-    """The reader of a model that only speaks."""
-    return (Text(delta.text, delta.logprobs or ()),) if delta.text or delta.logprobs else ()
-
-
 def event_frame(event: Event) -> str:
     return f"event: {event['type']}\ndata: {encode_json(event)}\n\n"
 

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from dendrite_core.engine.messages import ChoiceDelta, Started, TokenLogprob, Usage
 from dendrite_server.responses.body import Ending, base_body, ending_of
 from dendrite_server.responses.items import Names
+from dendrite_server.responses.reading import plain_text, with_calls
 from dendrite_server.responses.writer import (
     CallArguments,
     CallBegins,
@@ -24,8 +25,8 @@ from dendrite_server.responses.writer import (
     Text,
     Writer,
     event_frame,
-    plain_text,
 )
+from dendrite_server.tools.parsers import JsonCallsParser
 from tests.server.conftest import MODEL, Server
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -355,6 +356,19 @@ def test_a_failure_is_told_in_the_response() -> None:
     told = write(Text("a"), ending=Ending(status="failed", error=error))
     assert told[-1]["type"] == "response.failed"
     assert told[-1]["response"]["error"] == error
+
+
+def test_a_tool_parser_feeds_the_writer() -> None:
+    read_calls = with_calls(JsonCallsParser("<tool_call>", "</tool_call>", ""))
+    said = 'I ask <tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>'
+    deltas = [ChoiceDelta(0, letter, (1,)) for letter in said]
+    deltas[-1].finish_reason = "stop"
+    told = write(*(piece for delta in deltas for piece in read_calls(delta)))
+    message, call = told[-1]["response"]["output"]
+    assert message["content"][0]["text"].strip() == "I ask"
+    assert (call["name"], json.loads(call["arguments"])) == ("f", {"a": 1})
+    assert call["call_id"].startswith("call_")
+    assert kinds(told)[-5:-1] == CALL
 
 
 def test_plain_text_passes_silence_over() -> None:
