@@ -1,5 +1,11 @@
 """Dendrite's engine: an LLM whose KV cache is a tree. Start with `Engine.from_pretrained`."""
 
+import os
+
+# Read by torch at its first allocation: a step streams through all weights and much KV, and on 4 KiB pages
+# the page-table walks can cost a third of it. Most kernels give huge pages only to those who ask.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
 from dendrite_core.config import EngineConfig
 from dendrite_core.engine.completion import Completion, CompletionChoice
 from dendrite_core.engine.engine import Engine
