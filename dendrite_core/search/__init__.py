@@ -2,6 +2,7 @@
 
 from dendrite_core.search.backend import Backend, Place, TokenCount
 from dendrite_core.search.backends.in_process import EngineBackend, ResendingEngine
+from dendrite_core.search.backends.over_http import DendriteBackend, PlainBackend
 from dendrite_core.search.budget import Budget, BudgetExhausted
 from dendrite_core.search.evaluators import Call, JSONCheck, Judge, MeanLogprob, RegexCheck
 from dendrite_core.search.events import Event, Result
@@ -21,6 +22,7 @@ __all__ = [
     "Budget",
     "BudgetExhausted",
     "Call",
+    "DendriteBackend",
     "EngineBackend",
     "Event",
     "JSONCheck",
@@ -28,6 +30,7 @@ __all__ = [
     "MeanLogprob",
     "MonteCarlo",
     "Place",
+    "PlainBackend",
     "Propose",
     "RegexCheck",
     "ResendingEngine",

@@ -126,6 +126,8 @@ def _chat_choice(choice: CompletionChoice, token_bytes: TokenBytes, wants: Wants
     }
     if wants.token_ids:
         body["token_ids"] = choice.token_ids
+    if wants.token_ids and wants.logprobs:
+        body["logprobs"]["top_tokens"] = top_tokens(choice.logprobs, token_bytes)
     return body
 
 
@@ -203,9 +205,19 @@ def _text_choice(
     }
     if wants.token_ids:
         body["token_ids"] = choice.token_ids
+    if wants.token_ids and wants.logprobs:
+        body["logprobs"]["top_tokens"] = top_tokens(choice.logprobs, token_bytes)
     if wants.prompt_logprobs:
         body["prompt_logprobs"] = prompt_logprobs(started, token_bytes)
     return body
+
+
+def top_tokens(entries: Iterable[TokenLogprob], token_bytes: TokenBytes) -> list[list[Body]]:
+    """Each token's candidates by id, best first: names alone could not be sent back as the next token."""
+    return [
+        [{"token_id": token, **_named_logprob(token, logprob, token_bytes)} for token, logprob in one.top]
+        for one in entries
+    ]
 
 
 Entry = tuple[int, TokenLogprob | None]

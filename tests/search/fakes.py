@@ -30,7 +30,9 @@ class ScriptedBackend:
     the model is a table of next-token log-probabilities: token t reads as the t-th letter.
     """
 
-    def __init__(self, script: Script, *, tokens: NextTokens | None = None, end_ids: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, script: Script, *, tokens: NextTokens | None = None, end_ids: tuple[int, ...] = ()
+    ) -> None:
         self.script = script
         self.tokens = tokens
         self.end_ids = end_ids

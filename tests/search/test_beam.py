@@ -98,7 +98,9 @@ async def test_beam_scores_are_what_the_model_says(make_engine: Callable[..., En
     total = 0.0
     prompt = engine.tokenizer.encode_prompt("the tree of thoughts")
     for branch in best.path:
-        answer = await engine.agenerate(prompt, SamplingParams(temperature=0, max_tokens=1, logprobs=20, ignore_eos=True))
+        answer = await engine.agenerate(
+            prompt, SamplingParams(temperature=0, max_tokens=1, logprobs=20, ignore_eos=True)
+        )
         (entry,) = answer.choices[0].logprobs
         token = next(t for t, p in entry.top if p == pytest.approx(branch.logprob, abs=1e-4))
         total += branch.logprob or 0.0

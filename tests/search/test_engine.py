@@ -30,7 +30,9 @@ from dendrite_core.search.methods.guided import Method
 MakeEngine = Callable[..., Engine]
 FEW = Sample(SamplingParams(max_tokens=3, ignore_eos=True))
 LENGTH = Call(lambda branch: len(branch.text) % 5 / 5)
-JUDGE = Judge(prompt=Template("Is {last} good?"), labels={"e": 1.0}, votes=2, params=SamplingParams(max_tokens=2))
+JUDGE = Judge(
+    prompt=Template("Is {last} good?"), labels={"e": 1.0}, votes=2, params=SamplingParams(max_tokens=2)
+)
 
 
 def methods() -> list[Method]:
@@ -76,7 +78,9 @@ async def test_cancelling_frees_every_page(make_engine: MakeEngine, number: int)
     long = Sample(SamplingParams(max_tokens=100, ignore_eos=True))
     method = methods()[number]
     if not isinstance(method, BeamSearch):
-        method = type(method)(**{**{f: getattr(method, f) for f in method.__dataclass_fields__}, "generator": long})  # type: ignore[attr-defined]
+        method = type(method)(
+            **{**{f: getattr(method, f) for f in method.__dataclass_fields__}, "generator": long}
+        )  # type: ignore[attr-defined]
     for wait in (0.0, 0.002, 0.01, 0.05):
         search = Search(EngineBackend(engine), "a page is never a block", method, budget=Budget(depth=3))
         running = asyncio.create_task(search.run())
@@ -130,14 +134,18 @@ async def test_what_is_kept_can_be_continued(make_engine: MakeEngine) -> None:
 
 async def test_a_frontier_is_one_batch(make_engine: MakeEngine) -> None:
     engine = make_engine()
-    method = TreeOfThoughts(generator=Sample(SamplingParams(max_tokens=8, ignore_eos=True)), width=4, branching=4)
+    method = TreeOfThoughts(
+        generator=Sample(SamplingParams(max_tokens=8, ignore_eos=True)), width=4, branching=4
+    )
     await Search(EngineBackend(engine), "one two three", method, budget=Budget(depth=3)).run()
     # Three levels of eight tokens; a level's prompts may reach the engine over two steps.
     assert stats(engine).steps <= 3 * (8 + 1)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 3, 4, 6])
-async def test_the_tree_changes_what_is_computed_and_nothing_else(make_engine: MakeEngine, number: int) -> None:
+async def test_the_tree_changes_what_is_computed_and_nothing_else(
+    make_engine: MakeEngine, number: int
+) -> None:
     engine, prompt = make_engine(), "the tree of thoughts branches at every step " * 2
     found, computed = [], []
     for backend in (
@@ -160,7 +168,9 @@ async def test_reproducible_in_company(make_engine: MakeEngine) -> None:
 
     async def tree(seed: int) -> list[str]:
         method = MonteCarlo(generator=FEW, branching=3, expansions=6)
-        result = await Search(EngineBackend(engine), "the same", method, seed=seed, budget=Budget(depth=4)).run()
+        result = await Search(
+            EngineBackend(engine), "the same", method, seed=seed, budget=Budget(depth=4)
+        ).run()
         return [view.text for view in result.tree]
 
     alone = await tree(3)

@@ -61,8 +61,9 @@ async def test_mcts_by_hand() -> None:
     assert expanded == [0, by_path["A"].id, by_path["B"].id]
     found = {path: (branch.visits, pytest.approx(branch.total)) for path, branch in by_path.items()}
     assert found == {
-        "": (6, 2.2), "A": (3, 1.7), "B": (3, 0.5), "AA": (1, 0.3), "AB": (1, 0.5), "BA": (1, 0.1), "BB": (1, 0.2)
-    }  # fmt: skip
+        **{"": (6, 2.2), "A": (3, 1.7), "B": (3, 0.5)},
+        **{"AA": (1, 0.3), "AB": (1, 0.5), "BA": (1, 0.1), "BB": (1, 0.2)},
+    }
     # The next one by hand: A 0.567+sqrt(ln6/3)=1.34, B 0.167+0.773=0.94; AB 0.5+sqrt(ln3)=1.55 beats AA.
     assert search.result is not None
     assert search.result.text == "AB"
@@ -72,7 +73,9 @@ async def test_puct_follows_the_models_own_prior() -> None:
     def script(path: str, seed: int, index: int) -> Says:
         return Says("AB"[index], logprob=math.log((0.1, 0.9)[index]))
 
-    method = MonteCarlo(evaluator=Call(lambda b: 0.5), branching=2, wave=1, expansions=2, policy="puct", exploration=2.0)
+    method = MonteCarlo(
+        evaluator=Call(lambda b: 0.5), branching=2, wave=1, expansions=2, policy="puct", exploration=2.0
+    )
     search, events = await run(method, script)
     assert search.tree is not None
     priors = {b.text: b.prior for b in search.tree.branches[1:3]}
@@ -166,7 +169,9 @@ async def test_tot_stops_at_a_solution(order: str) -> None:
 
 
 async def test_depth_first_backtracks_and_prunes_below_the_threshold() -> None:
-    method = TreeOfThoughts(evaluator=Call(worth), goal=lambda b: b.path_text == "BB", order="dfs", branching=2)
+    method = TreeOfThoughts(
+        evaluator=Call(worth), goal=lambda b: b.path_text == "BB", order="dfs", branching=2
+    )
     search, events = await run(method, budget=Budget(depth=2))
     pruned = ["".join(view.text for view in event.branches) for event in events if event.kind == "pruned"]
     assert pruned[:3] == ["B", "A", "A"], "AB, then AA, then A itself, before B is tried"
@@ -203,7 +208,11 @@ async def test_self_consistency_is_a_vote() -> None:
 
 async def test_proposals_become_children_without_being_computed() -> None:
     def script(path: str, seed: int, index: int) -> Says:
-        return Says("1. left\n2. right\n2. right\n\nno", tokens=9) if path.endswith("?") else Says("!", finished=True)
+        return (
+            Says("1. left\n2. right\n2. right\n\nno", tokens=9)
+            if path.endswith("?")
+            else Says("!", finished=True)
+        )
 
     propose = Propose(prompt=Template("{prompt} {n} ways after {path}?"), line="left|right")
     backend = ScriptedBackend(script)
@@ -217,6 +226,6 @@ async def test_proposals_become_children_without_being_computed() -> None:
 def test_settings_are_checked_by_name() -> None:
     with pytest.raises(Exception, match="width must be at least 1"):
         TreeOfThoughts(width=0)
-    with pytest.raises(Exception, match="budget|tokens must be greater"):
+    with pytest.raises(Exception, match="tokens must be greater"):
         Budget(tokens=0)
     assert Sample().params == SamplingParams(max_tokens=64)
