@@ -10,6 +10,7 @@ from scripts.train_embedded.game24 import (
     HELD_OUT_PERCENT,
     all_puzzles,
     held_out_puzzles,
+    solves,
     state_of,
     training_puzzles,
 )
