@@ -9,6 +9,7 @@ pages.
 from __future__ import annotations
 
 import heapq
+import time
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -151,6 +152,7 @@ class Scheduler:
             sequence.table = table
             if sequence.cached is None:
                 sequence.cached = sequence.branch.kv_length
+                sequence.admitted = time.monotonic()
             self.running.append(sequence)
             self._versions = -1
             granted[sequence] = new

@@ -19,10 +19,12 @@ class Sequence:
     `order` is (priority, arrival, index): smaller runs earlier and is preempted later. `stream` is the
     child's index within its request; with `seed` and a position it keys every random number. `owner` is
     whoever wants the tokens, of no meaning here. `cached` is the KV found when it first started to run,
-    `scored` the (logprob, best ones) of the prompt's tokens from the second on, when asked for.
+    which was at `admitted` (seconds of the monotonic clock); `scored` the (logprob, best ones) of the
+    prompt's tokens from the second on, when asked for.
     """
 
     __slots__ = (
+        "admitted",
         "branch",
         "cached",
         "children",
@@ -61,6 +63,7 @@ class Sequence:
         self.stream = stream
         self.children = children
         self.cached: int | None = None
+        self.admitted = 0.0
         self.scored: list[tuple[float, list[tuple[int, float]]]] = []
         self.table: PageTable | None = None
         self.history = branch.tokens() if params.has_penalties else []

@@ -59,6 +59,13 @@ class BranchBook:
     def tree_name(self, branch: Branch) -> str:
         return f"tree_{self._boot}{_root(branch).id:x}"
 
+    def depth(self, branch: Branch) -> int:
+        """How many branches lie between this one and the beginning of its tree."""
+        depth = 0
+        while branch.parent is not None:
+            branch, depth = branch.parent, depth + 1
+        return depth
+
     def find(self, name: str, param: str = "parent_id") -> Branch:
         """The branch of that name. Raises `BranchNotFound`."""
         branch = self._lookup(name, "branch_")

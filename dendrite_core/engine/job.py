@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dendrite_core.batching.sequence import Sequence
+from dendrite_core.engine.measures.requests import Clock
 from dendrite_core.engine.messages import ChoiceDelta, Started, TokenLogprob, Usage
 from dendrite_core.engine.output import Choice
 from dendrite_core.engine.stream import Stream
@@ -17,13 +18,14 @@ from dendrite_core.engine.stream import Stream
 class Job:
     """A request being served. `live` counts choices that have not ended; `news` is not yet reported."""
 
-    __slots__ = ("children", "choices", "live", "news", "prompt", "shared_tokens", "started", "stream")
+    __slots__ = ("children", "choices", "clock", "live", "news", "prompt", "shared_tokens", "started", "stream")
 
     def __init__(self, stream: Stream, choices: list[Choice], shared_tokens: int) -> None:
         self.stream = stream
         self.choices = choices
         self.shared_tokens = shared_tokens
         self.live = len(choices)
+        self.clock = Clock(stream.submitted, {})
         self.news: list[ChoiceDelta] = []
         self.children: list[Sequence] = []
         self.started: Started | None = None
@@ -43,6 +45,10 @@ class Job:
             return None
         tokens = self.prompt.branch.tokens(1, self.prompt.prompt_length)
         return (None, *map(token_logprob, tokens, self.prompt.scored))
+
+    def finish_reasons(self) -> Iterator[str]:
+        """Why its choices have ended, of those that have."""
+        return (choice.finish_reason for choice in self.choices if choice.finish_reason is not None)
 
     def usage(self) -> Usage:
         return Usage(

@@ -19,6 +19,7 @@ from dendrite_core.batching.sequence import Sequence
 from dendrite_core.cache.branch import Branch
 from dendrite_core.engine.branches import BranchBook
 from dendrite_core.engine.job import Job, token_logprob
+from dendrite_core.engine.measures.requests import RequestMeasures
 from dendrite_core.engine.messages import EngineStats, Progress, TokenLogprob
 from dendrite_core.engine.stream import Message, Stream, deliver
 from dendrite_core.errors import ContextLengthExceeded, DendriteError, SequenceFailed
@@ -49,7 +50,8 @@ class EngineLoop:
         self.inbox: queue.SimpleQueue[Stream | Command | None] = queue.SimpleQueue()
         self.jobs: dict[Stream, Job] = {}
         self.steps = 0
-        self._cached_tokens = 0
+        self.measures = RequestMeasures()
+        self._cached_tokens = self._queried_tokens = 0
         self._generated_tokens = 0
         self._arrivals = 0
         self._outbox: dict[Stream, list[Message]] = {}
@@ -168,6 +170,13 @@ class EngineLoop:
         self.scheduler.remove(prompt)
         started = self.book.fork_children(job)
         self._cached_tokens += started.cached_tokens
+        self._queried_tokens += started.prompt_tokens
+        self.measures.start(
+            queued=prompt.admitted - job.stream.submitted,
+            prompt_tokens=started.prompt_tokens,
+            branches=len(started.branch_ids),
+            depth=self.book.depth(prompt.branch),
+        )
         self._post(job.stream, started)
 
     def _advance(self, job: Job, child: Sequence, token: int, logprob: TokenLogprob | None) -> None:
@@ -186,10 +195,12 @@ class EngineLoop:
         job.live -= 1
 
     def _report(self, job: Job) -> None:
+        self.measures.tokens(job.clock, (news.index for news in job.news if news.token_ids))
         usage = job.usage() if job.live == 0 else None
         self._post(job.stream, Progress(tuple(job.news), usage))
         job.news.clear()
         if usage is not None:
+            self.measures.end(job.clock, job.finish_reasons(), (choice.length for choice in job.choices))
             del self.jobs[job.stream]
 
     # Verbs of callers.
@@ -238,6 +249,7 @@ class EngineLoop:
                 # Nobody was told this branch's name, so nobody could ever free it.
                 self.book.release([job.prompt.branch])
             del self.jobs[job.stream]
+            self.measures.fail()
             self._post(job.stream, error)
 
     def stats(self) -> EngineStats:
@@ -261,6 +273,10 @@ class EngineLoop:
             cached_tokens=self._cached_tokens,
             generated_tokens=self._generated_tokens,
             steps=self.steps,
+            queried_tokens=self._queried_tokens,
+            nodes=cache.nodes,
+            parked=cache.parked,
+            requests=self.measures.stats(),
         )
 
     def _guarded(self, stream: Stream, action: Callable[[Stream], None]) -> None:

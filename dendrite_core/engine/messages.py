@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dendrite_core.engine.measures.requests import RequestStats
 from dendrite_core.params import SamplingParams
 
 
@@ -133,7 +134,11 @@ class BranchInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStats:
-    """Counters and gauges at one moment. Pages are counted, not bytes; times are seconds."""
+    """Counters and gauges at one moment. Pages are counted, not bytes; times are seconds.
+
+    `queried_tokens` are the prompt tokens looked for in the tree, `cached_tokens` those of them that were
+    found. `parked` counts branches whose KV was given up.
+    """
 
     pages_total: int
     pages_free: int
@@ -152,3 +157,7 @@ class EngineStats:
     cached_tokens: int
     generated_tokens: int
     steps: int
+    queried_tokens: int
+    nodes: int
+    parked: int
+    requests: RequestStats

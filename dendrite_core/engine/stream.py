@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -32,6 +33,7 @@ class Stream:
         self.request = request
         self.ended = ended
         self.loop = _running_loop()
+        self.submitted = time.monotonic()
         self._abort = abort
         self._messages: deque[Message] = deque()
         self._ready = threading.Condition()

@@ -8,8 +8,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from dendrite_core.engine.messages import EngineStats
 from dendrite_core.errors import EngineClosed
+from dendrite_server.description.metrics import metrics_text
 from dendrite_server.endpoints.generation import json_response, read_request
 from dendrite_server.protocol.fields import Fields, as_token_ids, missing
 from dendrite_server.protocol.messages import parse_messages
@@ -73,42 +73,10 @@ async def show_version(request: Request) -> Response:
     return json_response({"version": service_of(request).version})
 
 
-# Prometheus text. A name in common use for the same thing is kept, so that panels translate.
-_METRICS: tuple[tuple[str, str, str, str], ...] = (
-    ("num_requests_running", "gauge", "running", "Branches that take part in the next step."),
-    ("num_requests_waiting", "gauge", "waiting", "Prompts and branches that wait for pages or rows."),
-    ("branches", "gauge", "branches", "Branches that can be named."),
-    ("forks_total", "counter", "forks", "Branches forked from another one."),
-    ("cow_copies_total", "counter", "cow_copies", "Shared tail pages copied at their first write."),
-    ("evictions_total", "counter", "evictions", "Pages whose cached content was given up."),
-    ("num_preemptions_total", "counter", "preemptions", "Running branches that had to give up their pages."),
-    ("prompt_tokens_computed_total", "counter", "prefill_tokens", "Prompt tokens computed."),
-    ("prompt_tokens_cached_total", "counter", "cached_tokens", "Prompt tokens found in the tree."),
-    ("generation_tokens_total", "counter", "generated_tokens", "Tokens generated."),
-    ("steps_total", "counter", "steps", "Steps of the engine."),
-)
-_PAGE_STATES = ("free", "used", "shared", "cached")
-
-
 async def metrics(request: Request) -> Response:
-    stats = await asyncio.wrap_future(service_of(request).engine.stats())
-    return Response(metrics_text(stats), media_type="text/plain; version=0.0.4")
-
-
-def metrics_text(stats: EngineStats) -> str:
-    lines = _metric("kv_pages", "gauge", "Pages of KV by state; shared ones are among the used.")
-    lines += [
-        f'dendrite:kv_pages{{state="{name}"}} {getattr(stats, "pages_" + name)}' for name in _PAGE_STATES
-    ]
-    lines += _metric("kv_cache_usage_perc", "gauge", "Used pages, 1 is all.")
-    lines.append(f"dendrite:kv_cache_usage_perc {stats.pages_used / stats.pages_total:.6g}")
-    for name, kind, source, text in _METRICS:
-        lines += [*_metric(name, kind, text), f"dendrite:{name} {getattr(stats, source)}"]
-    return "\n".join(lines) + "\n"
-
-
-def _metric(name: str, kind: str, text: str) -> list[str]:
-    return [f"# HELP dendrite:{name} {text}", f"# TYPE dendrite:{name} {kind}"]
+    service = service_of(request)
+    text = metrics_text(await asyncio.wrap_future(service.engine.stats()), service.names[0])
+    return Response(text, media_type="text/plain; version=0.0.4")
 
 
 async def tokenize(request: Request) -> Response:

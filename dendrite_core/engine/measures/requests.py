@@ -1,0 +1,97 @@
+"""How requests fare: their times, sizes and ends, noted by the loop as it tells their readers.
+
+Times are the engine's own, from `submit` to the moment a message is on its way; what HTTP adds is outside.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dendrite_core.engine.measures import histogram
+from dendrite_core.engine.measures.histogram import Histogram, HistogramData
+
+
+@dataclass(slots=True)
+class Clock:
+    """When what happened to one request, in seconds of the monotonic clock. `last_token` is by choice."""
+
+    submitted: float
+    last_token: dict[int, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestStats:
+    """What `RequestMeasures` has noted so far. `finished` counts choices by finish reason."""
+
+    queue_seconds: HistogramData
+    first_token_seconds: HistogramData
+    inter_token_seconds: HistogramData
+    whole_seconds: HistogramData
+    prompt_tokens: HistogramData
+    completion_tokens: HistogramData
+    branches: HistogramData
+    depth: HistogramData
+    finished: dict[str, int]
+    failed: int
+
+
+class RequestMeasures:
+    """Notes of all requests since the engine was made; lives on the engine's thread."""
+
+    def __init__(self) -> None:
+        self._queue = Histogram(histogram.TO_FIRST_TOKEN)
+        self._first_token = Histogram(histogram.TO_FIRST_TOKEN)
+        self._inter_token = Histogram(histogram.PER_TOKEN)
+        self._whole = Histogram(histogram.PER_REQUEST)
+        self._prompt_tokens = Histogram(histogram.COUNTS)
+        self._completion_tokens = Histogram(histogram.COUNTS)
+        self._branches = Histogram(histogram.BRANCHES)
+        self._depth = Histogram(histogram.DEPTHS)
+        self._finished: Counter[str] = Counter()
+        self._failed = 0
+
+    def start(self, *, queued: float, prompt_tokens: int, branches: int, depth: int) -> None:
+        """A request's prompt is computed; it had waited `queued` seconds for its first step."""
+        self._queue.observe(queued)
+        self._prompt_tokens.observe(prompt_tokens)
+        self._branches.observe(branches)
+        self._depth.observe(depth)
+
+    def tokens(self, clock: Clock, choices: Iterable[int]) -> None:
+        """One more token for each of these choices of a request."""
+        now = time.monotonic()
+        for index in choices:
+            before = clock.last_token.get(index)
+            if before is not None:
+                self._inter_token.observe(now - before)
+            elif not clock.last_token:
+                self._first_token.observe(now - clock.submitted)
+            clock.last_token[index] = now
+
+    def end(self, clock: Clock, reasons: Iterable[str], completion_tokens: Iterable[int]) -> None:
+        """All choices of a request have ended."""
+        self._whole.observe(time.monotonic() - clock.submitted)
+        self._finished.update(reasons)
+        for count in completion_tokens:
+            self._completion_tokens.observe(count)
+
+    def fail(self) -> None:
+        """A request was ended by a fault."""
+        self._failed += 1
+
+    def stats(self) -> RequestStats:
+        return RequestStats(
+            queue_seconds=self._queue.data(),
+            first_token_seconds=self._first_token.data(),
+            inter_token_seconds=self._inter_token.data(),
+            whole_seconds=self._whole.data(),
+            prompt_tokens=self._prompt_tokens.data(),
+            completion_tokens=self._completion_tokens.data(),
+            branches=self._branches.data(),
+            depth=self._depth.data(),
+            finished=dict(self._finished),
+            failed=self._failed,
+        )

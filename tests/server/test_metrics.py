@@ -1,0 +1,114 @@
+"""`/metrics`: well-formed Prometheus text, whose numbers are those of the requests that were made."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.server.conftest import Serve
+
+SAMPLE = re.compile(r'(dendrite_[a-z0-9_]+)(\{(?:[a-z_]+="[^"]*",?)+\})? (\S+)')
+SHARED_NAMES = (
+    "num_requests_running num_requests_waiting kv_cache_usage_perc prefix_cache_queries_total "
+    "prefix_cache_hits_total prompt_tokens_total generation_tokens_total num_preemptions_total "
+    "request_success_total time_to_first_token_seconds inter_token_latency_seconds "
+    "time_per_output_token_seconds e2e_request_latency_seconds request_queue_time_seconds"
+).split()
+OWN_NAMES = "kv_pages forks_total cow_copies_total evictions_total request_tree_depth branches".split()
+
+
+def parse(text: str) -> tuple[dict[str, str], dict[str, float]]:
+    """(kind by family, value by sample); asserts that every line is what the format allows."""
+    kinds: dict[str, str] = {}
+    samples: dict[str, float] = {}
+    for line in text.splitlines():
+        if line.startswith("# TYPE "):
+            _, _, name, kind = line.split()
+            assert name not in kinds
+            kinds[name] = kind
+        elif not line.startswith("# HELP "):
+            found = SAMPLE.fullmatch(line)
+            assert found, line
+            family = re.sub(r"_(bucket|sum|count)$", "", found[1])
+            assert found[1] in kinds or kinds.get(family) == "histogram", line
+            samples[found[1] + (found[2] or "")] = float(found[3])
+    return kinds, samples
+
+
+@pytest.fixture
+def fresh(serve: Serve) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=serve().url, timeout=30) as client:
+        yield client
+
+
+def scrape(http: httpx.Client) -> dict[str, float]:
+    return parse(http.get("/metrics").text)[1]
+
+
+def complete(http: httpx.Client, **fields: Any) -> dict[str, Any]:
+    answer = http.post("/v1/completions", json={"temperature": 0, "ignore_eos": True, **fields})
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def test_names_in_common_use_and_our_own(fresh: httpx.Client) -> None:
+    answer = fresh.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    kinds, _ = parse(answer.text)
+    assert {f"dendrite_{name}" for name in (*SHARED_NAMES, *OWN_NAMES)} <= set(kinds)
+
+
+def test_the_numbers_are_those_of_the_requests(fresh: httpx.Client) -> None:
+    first = complete(fresh, prompt="the tree of thoughts is a tree", max_tokens=6, n=3)
+    again = complete(fresh, prompt=" and", max_tokens=2, parent_id=first["choices"][0]["branch_id"])
+    seen, usages = scrape(fresh), (first["usage"], again["usage"])
+    prompts = sum(usage["prompt_tokens"] for usage in usages)
+    cached = sum(usage["prompt_tokens_details"]["cached_tokens"] for usage in usages)
+    assert seen["dendrite_prompt_tokens_total"] == seen["dendrite_prefix_cache_queries_total"] == prompts
+    assert seen["dendrite_prefix_cache_hits_total"] == cached > 0
+    assert seen["dendrite_generation_tokens_total"] == 3 * 6 + 2
+    assert seen['dendrite_request_success_total{finished_reason="length"}'] == 4
+    assert seen["dendrite_forks_total"] >= 4
+    assert seen["dendrite_request_params_n_sum"] == 4
+    # The second prompt hangs below a choice, which hangs below the first prompt.
+    assert seen["dendrite_request_tree_depth_sum"] == 2
+
+
+def test_every_token_and_request_is_timed_once(fresh: httpx.Client) -> None:
+    complete(fresh, prompt="a page", max_tokens=5, n=2)
+    seen = scrape(fresh)
+    assert seen["dendrite_time_to_first_token_seconds_count"] == 1
+    assert seen["dendrite_request_queue_time_seconds_count"] == 1
+    assert seen["dendrite_e2e_request_latency_seconds_count"] == 1
+    assert seen["dendrite_inter_token_latency_seconds_count"] == 2 * 4
+    whole = seen["dendrite_e2e_request_latency_seconds_sum"]
+    assert 0 <= seen["dendrite_request_queue_time_seconds_sum"] < whole
+    assert 0 < seen["dendrite_time_to_first_token_seconds_sum"] < whole
+    per_branch = seen["dendrite_inter_token_latency_seconds_sum"] / 2
+    assert per_branch <= whole - seen["dendrite_time_to_first_token_seconds_sum"] + 1e-6
+
+
+def test_buckets_add_up(fresh: httpx.Client) -> None:
+    complete(fresh, prompt="a page", max_tokens=5)
+    name = "dendrite_inter_token_latency_seconds"
+    seen = scrape(fresh)
+    buckets = [
+        (float(found[1].replace("+Inf", "inf")), value)
+        for sample, value in seen.items()
+        if (found := re.fullmatch(name + r'_bucket\{le="([^"]+)"\}', sample))
+    ]
+    assert buckets == sorted(buckets)
+    assert buckets[-1] == (math.inf, seen[f"{name}_count"])
+
+
+def test_pages_are_counted_as_health_counts_them(fresh: httpx.Client) -> None:
+    complete(fresh, prompt="a page", max_tokens=40)
+    pages, seen = fresh.get("/health").json()["pages"], scrape(fresh)
+    for state in ("free", "used", "shared", "cached"):
+        assert seen[f'dendrite_kv_pages{{state="{state}"}}'] == pages[state]
