@@ -18,10 +18,15 @@ MAX_STOP_STRINGS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrammarSpec:
-    """A constraint on the generated text: `kind` is json_schema, regex, lark, choice or structural_tag."""
+    """A constraint on the generated text.
+
+    `kind` is json_schema, json_object, regex, lark, grammar (GBNF or Lark), choice (a JSON list) or
+    structural_tag (JSON, in vLLM's shape). `param` is the field that errors in `source` are about.
+    """
 
     kind: str
     source: str
+    param: str = "response_format"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +34,7 @@ class SamplingParams:
     """How the tokens of a completion are drawn, and where it ends.
 
     `temperature` 0 is greedy. `top_k=None` and `max_tokens=None` mean no limit of that kind (the
-    context length always holds). `logprobs=None` reports none, `logprobs=k` the chosen token's and the
+    context length always holds); `max_tokens=0` computes the prompt and draws nothing. `logprobs=None` reports none, `logprobs=k` the chosen token's and the
     k best; `prompt_logprobs` the same of the prompt's own tokens. `seed=None` draws a fresh seed per
     request. Raises `RequestError` naming the field.
     """
@@ -62,7 +67,7 @@ class SamplingParams:
         _within("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
         _within("repetition_penalty", self.repetition_penalty, 0.0, 2.0, low_open=True)
         _at_least("top_k", self.top_k, 1)
-        _at_least("max_tokens", self.max_tokens, 1)
+        _at_least("max_tokens", self.max_tokens, 0)
         _at_least("min_tokens", self.min_tokens, 0)
         _within("logprobs", self.logprobs or 0, 0, MAX_TOP_LOGPROBS)
         _within("prompt_logprobs", self.prompt_logprobs or 0, 0, MAX_TOP_LOGPROBS)

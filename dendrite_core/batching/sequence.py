@@ -9,6 +9,7 @@ from __future__ import annotations
 from dendrite_core.cache.branch import Branch
 from dendrite_core.cache.page_table import PageTable
 from dendrite_core.params import SamplingParams
+from dendrite_core.text.grammar import GrammarState
 
 Order = tuple[int, int, int]
 
@@ -20,7 +21,7 @@ class Sequence:
     child's index within its request; with `seed` and a position it keys every random number. `owner` is
     whoever wants the tokens, of no meaning here. `cached` is the KV found when it first started to run,
     which was at `admitted` (seconds of the monotonic clock); `scored` the (logprob, best ones) of the
-    prompt's tokens from the second on, when asked for.
+    prompt's tokens from the second on, when asked for. `grammar` is where it stands in what constrains it.
     """
 
     __slots__ = (
@@ -29,6 +30,7 @@ class Sequence:
         "cached",
         "children",
         "end_ids",
+        "grammar",
         "history",
         "order",
         "owner",
@@ -52,6 +54,7 @@ class Sequence:
         prompt_length: int,
         stream: int = 0,
         children: int = 0,
+        grammar: GrammarState | None = None,
     ) -> None:
         self.branch = branch
         self.params = params
@@ -62,6 +65,7 @@ class Sequence:
         self.prompt_length = prompt_length
         self.stream = stream
         self.children = children
+        self.grammar = grammar
         self.cached: int | None = None
         self.admitted = 0.0
         self.scored: list[tuple[float, list[tuple[int, float]]]] = []

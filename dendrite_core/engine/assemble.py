@@ -15,14 +15,14 @@ from dendrite_core.config import EngineConfig, Facts, ResolvedConfig, resolve
 from dendrite_core.engine.branches import BranchBook
 from dendrite_core.engine.loop import EngineLoop
 from dendrite_core.errors import RequestError
-from dendrite_core.forward.attention import AttentionShape
-from dendrite_core.forward.attention_torch import TreeAttention
-from dendrite_core.forward.kv_store import KVStore, bytes_per_page
-from dendrite_core.forward.runner import Runner
+from dendrite_core.forward.kv_store import bytes_per_page
+from dendrite_core.forward.runner import build_runner
 from dendrite_core.models.loading import LoadedModel, load_model
 from dendrite_core.sampling.sampler import Sampler
+from dendrite_core.sampling.sampler_cuda import CudaSampler
 from dendrite_core.text.byte_level import byte_tokenizer
 from dendrite_core.text.chat_template import ChatTemplate
+from dendrite_core.text.grammar import GrammarCompiler
 from dendrite_core.text.tokenizer import Tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -51,8 +51,9 @@ def assemble(asked: EngineConfig) -> Parts:
     loop = EngineLoop(
         BranchBook(cache, tokenizer, config),
         Scheduler(cache, config),
-        _runner(model, config, dtype, device),
-        Sampler(config.vocab_size, device),
+        build_runner(model, config.num_pages, config.page_size, canaries=config.canaries),
+        _sampler(config.vocab_size, device),
+        GrammarCompiler(tokenizer, config.vocab_size),
     )
     return Parts(config, tokenizer, chat_template, loop)
 
@@ -94,19 +95,5 @@ def _kv_dtype(dtype: torch.dtype, device: str) -> torch.dtype:
     return torch.float32 if device == "cpu" and dtype == torch.float16 else dtype
 
 
-def _runner(model: LoadedModel, config: ResolvedConfig, dtype: torch.dtype, device: str) -> Runner:
-    shape = model.config
-    store = KVStore(
-        shape.num_layers,
-        config.num_pages,
-        config.page_size,
-        shape.num_kv_heads,
-        shape.head_dim,
-        _kv_dtype(dtype, device),
-        device,
-        canaries=config.canaries,
-    )
-    attention = AttentionShape(
-        shape.num_heads, shape.num_kv_heads, shape.head_dim, shape.attention_scale, shape.layer_windows
-    )
-    return Runner(model, store, TreeAttention(attention, store))
+def _sampler(vocab_size: int, device: str) -> Sampler:
+    return Sampler(vocab_size, device) if device == "cpu" else CudaSampler(vocab_size, device)

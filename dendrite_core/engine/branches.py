@@ -11,7 +11,7 @@ import heapq
 import secrets
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from dendrite_core.batching.sequence import Sequence
 from dendrite_core.cache.branch import Branch
@@ -22,7 +22,15 @@ from dendrite_core.engine.messages import BranchInfo, Request, Started
 from dendrite_core.engine.output import Choice
 from dendrite_core.engine.stream import Stream
 from dendrite_core.errors import BranchNotFound, ContextLengthExceeded, RequestError
+from dendrite_core.text.grammar import Grammar, GrammarState
 from dendrite_core.text.tokenizer import Tokenizer
+
+
+class Constraint(NamedTuple):
+    """A grammar, and the position from which a branch's tokens are in it."""
+
+    grammar: Grammar
+    start: int
 
 
 @dataclass(slots=True)
@@ -30,7 +38,7 @@ class Record:
     """What the engine knows of a branch beyond its tokens.
 
     `kind` is prompt, completion or fork. `completion` is where its own output begins. `pinned_until` is in
-    seconds of the monotonic clock.
+    seconds of the monotonic clock. `constraint` is what its own output had to keep to.
     """
 
     kind: str
@@ -38,6 +46,7 @@ class Record:
     finish_reason: str | None = None
     sequence: Sequence | None = None
     pinned_until: float | None = None
+    constraint: Constraint | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
@@ -92,6 +101,7 @@ class BranchBook:
             for index in range(request.n)
         ]
         job = Job(stream, choices, shared)
+        self._constrain(branch, stream)
         job.prompt = self._sequence(job, branch, (request.priority, arrival, 0), seed, request.n)
         return job
 
@@ -108,6 +118,25 @@ class BranchBook:
             branch.extend(self._after_parent(branch, request))
         self._hold(branch, Record("prompt", len(branch)))
         return branch, shared
+
+    def _constrain(self, branch: Branch, stream: Stream) -> None:
+        """Give a prompt branch its grammar: the request's, or its parent's where that text just goes on."""
+        record, grammar = self._record(branch), stream.grammar
+        if branch.parent is not None and not stream.request.prompt:
+            past = self._record(branch.parent).constraint
+            if past is not None and (grammar is None or grammar is past.grammar):
+                record.constraint = past
+                return
+        record.constraint = Constraint(grammar, len(branch)) if grammar is not None else None
+
+    def _grammar_state(self, branch: Branch) -> GrammarState | None:
+        """Where a branch is in its grammar; None without one, or once its text has left it."""
+        constraint = self._record(branch).constraint
+        if constraint is None:
+            return None
+        state = constraint.grammar.start()
+        inside = all(state.accept(token) for token in branch.tokens(constraint.start))
+        return state if inside else None
 
     def _fork_point(self, parent: Branch, offset: int | None, *, continues: bool) -> int:
         """How many of the parent's tokens are kept; a text that goes on does so before its end token."""
@@ -157,6 +186,7 @@ class BranchBook:
             prompt_length=len(branch),
             stream=order[2],
             children=children,
+            grammar=self._grammar_state(branch) if children else _forked(job.prompt.grammar),
         )
         self._record(branch).sequence = sequence
         return sequence
@@ -169,7 +199,8 @@ class BranchBook:
         fork_us = (time.perf_counter_ns() - begin) / 1e3
         priority, arrival, _ = prompt.order
         for index, branch in enumerate(branches):
-            self._hold(branch, Record("completion", len(branch)))
+            constraint = self._record(prompt.branch).constraint
+            self._hold(branch, Record("completion", len(branch), constraint=constraint))
             job.children.append(self._sequence(job, branch, (priority, arrival, index), prompt.seed, 0))
         self.end(prompt, None)
         parent = prompt.branch.parent
@@ -316,3 +347,7 @@ def _root(branch: Branch) -> Branch:
     while branch.parent is not None:
         branch = branch.parent
     return branch
+
+
+def _forked(state: GrammarState | None) -> GrammarState | None:
+    return None if state is None else state.fork()

@@ -24,6 +24,7 @@ from dendrite_core.engine.stream import Stream
 from dendrite_core.errors import EngineClosed, QueueFull, RequestError
 from dendrite_core.params import SamplingParams
 from dendrite_core.text.chat_template import ChatTemplate
+from dendrite_core.text.grammar import Grammar
 from dendrite_core.text.tokenizer import Tokenizer
 
 log = logging.getLogger("dendrite.engine")
@@ -51,6 +52,7 @@ class Engine:
         self.tokenizer: Tokenizer = parts.tokenizer
         self.chat_template: ChatTemplate = parts.chat_template
         self._loop = parts.loop
+        self.grammars = parts.loop.grammars
         self._open: set[Stream] = set()
         self._closing = False
         self._idle = threading.Condition()
@@ -67,7 +69,7 @@ class Engine:
     def submit(self, request: Request) -> Stream:
         """Queue a request; read its `Stream`. Raises `QueueFull`, `EngineClosed`, `RequestError`."""
         self._check(request)
-        stream = Stream(request, self.abort, self._forget)
+        stream = Stream(request, self.abort, self._forget, self._grammar(request.params))
         with self._idle:
             if self._closing:
                 raise EngineClosed("the server is shutting down and takes no new requests")
@@ -229,6 +231,9 @@ class Engine:
             parent_id=parent_id,
             parent_offset=parent_offset,
         )
+
+    def _grammar(self, params: SamplingParams) -> Grammar | None:
+        return None if params.grammar is None else self.grammars.compile(params.grammar)
 
     def _check(self, request: Request) -> None:
         if not 1 <= request.n <= self.config.max_children:

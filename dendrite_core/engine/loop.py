@@ -10,9 +10,11 @@ import logging
 import queue
 import secrets
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from dendrite_core.batching.scheduler import Scheduler, Step
 from dendrite_core.batching.sequence import Sequence
@@ -25,7 +27,9 @@ from dendrite_core.engine.stream import Message, Stream, deliver
 from dendrite_core.errors import ContextLengthExceeded, DendriteError, SequenceFailed
 from dendrite_core.forward.runner import Runner
 from dendrite_core.sampling.logprobs import score
+from dendrite_core.sampling.penalties import TokenMasks
 from dendrite_core.sampling.sampler import Sampled, Sampler
+from dendrite_core.text.grammar import GrammarCompiler
 
 log = logging.getLogger("dendrite.engine")
 
@@ -42,11 +46,20 @@ class Command:
 class EngineLoop:
     """Owns what a step needs, and the jobs in flight."""
 
-    def __init__(self, book: BranchBook, scheduler: Scheduler, runner: Runner, sampler: Sampler) -> None:
+    def __init__(
+        self,
+        book: BranchBook,
+        scheduler: Scheduler,
+        runner: Runner,
+        sampler: Sampler,
+        grammars: GrammarCompiler,
+    ) -> None:
         self.book = book
         self.scheduler = scheduler
         self.runner = runner
         self.sampler = sampler
+        self.grammars = grammars
+        self._masker = ThreadPoolExecutor(1, thread_name_prefix="dendrite-grammar")
         self.inbox: queue.SimpleQueue[Stream | Command | None] = queue.SimpleQueue()
         self.jobs: dict[Stream, Job] = {}
         self.steps = 0
@@ -123,9 +136,10 @@ class EngineLoop:
 
     def _run(self, step: Step) -> None:
         try:
+            masks = self._start_masks(step)
             logits = self.runner.run(step.batch)
             draws = step.batch.draws
-            sampled = self.sampler.sample(logits, draws) if draws else Sampled([], [])
+            sampled = self.sampler.sample(logits, draws, masks and masks()) if draws else Sampled([], [])
             scores = score(logits, step.batch.scores) if step.batch.scores else []
         except Exception as error:
             log.exception("a step failed; its %d sequences end, the engine goes on", len(step.rows))
@@ -136,6 +150,19 @@ class EngineLoop:
         self.scheduler.commit(step, scores)
         self._generated_tokens += len(sampled.token_ids)
         self._emit(step, sampled)
+
+    def _start_masks(self, step: Step) -> Callable[[], TokenMasks] | None:
+        """Let grammars say what may come next while the model runs; the masks, to be asked for after it."""
+        if all(sequence.grammar is None for sequence in step.drawers):
+            return None
+        states = [s.grammar for s in step.drawers for _ in range(max(1, s.children))]
+        found = self._masker.submit(self.grammars.masks, states)
+
+        def masks() -> TokenMasks:
+            bits, row_of = found.result()
+            return TokenMasks(torch.from_numpy(bits), row_of)
+
+        return masks
 
     def _emit(self, step: Step, sampled: Sampled) -> None:
         """Give every drawn token to its branch and its reader; end what ended."""
@@ -184,10 +211,30 @@ class EngineLoop:
         child.append(token)
         choice = job.choices[child.stream]
         job.news.append(choice.push(token, logprob))
+        if child.grammar is not None and choice.finish_reason is None:
+            self._constrain(job, child, token)
         if choice.finish_reason is not None:
             self._end(job, child)
         elif fresh:
             self.scheduler.add(child)
+
+    def _constrain(self, job: Job, child: Sequence, token: int) -> None:
+        """Move on in the grammar, and take at once what can only follow one way: one forward pass for all.
+
+        Forced tokens have no logprobs, so where those are asked for every token is drawn.
+        """
+        grammar, choice = child.grammar, job.choices[child.stream]
+        assert grammar is not None
+        grammar.accept(token)
+        if child.params.logprobs is not None:
+            return
+        for forced in grammar.forced_tokens():
+            if not grammar.accept(forced):
+                return
+            child.append(forced)
+            job.news.append(choice.push(forced, None))
+            if choice.finish_reason is not None:
+                return
 
     def _end(self, job: Job, child: Sequence) -> None:
         self.scheduler.remove(child)

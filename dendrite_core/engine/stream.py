@@ -15,6 +15,7 @@ from concurrent.futures import Future
 
 from dendrite_core.engine.messages import Progress, Request, Started
 from dendrite_core.errors import SequenceFailed
+from dendrite_core.text.grammar import Grammar
 
 MAX_BACKLOG = 16384
 
@@ -28,9 +29,14 @@ class Stream:
     """
 
     def __init__(
-        self, request: Request, abort: Callable[[Stream], Future[None]], ended: Callable[[Stream], None]
+        self,
+        request: Request,
+        abort: Callable[[Stream], Future[None]],
+        ended: Callable[[Stream], None],
+        grammar: Grammar | None = None,
     ) -> None:
         self.request = request
+        self.grammar = grammar
         self.ended = ended
         self.loop = _running_loop()
         self.submitted = time.monotonic()
