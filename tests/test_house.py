@@ -71,7 +71,10 @@ def test_bookkeeping_does_not_import_torch(path: Path) -> None:
         assert not [name for name in imports_of(path) if name.split(".")[0] == "torch"]
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if p.is_relative_to(ROOT / "dendrite_server")], ids=module_name)
+SERVER = [path for path in SOURCES if path.is_relative_to(ROOT / "dendrite_server")]
+
+
+@pytest.mark.parametrize("path", SERVER, ids=module_name)
 def test_server_speaks_to_the_public_half_only(path: Path) -> None:
     for name in imports_of(path):
         if name.startswith("dendrite_core."):
