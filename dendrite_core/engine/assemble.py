@@ -20,10 +20,9 @@ from dendrite_core.forward.runner import build_runner
 from dendrite_core.models.loading import LoadedModel, load_model
 from dendrite_core.sampling.sampler import Sampler
 from dendrite_core.sampling.sampler_cuda import CudaSampler
-from dendrite_core.text.byte_level import byte_tokenizer
 from dendrite_core.text.chat_template import ChatTemplate
 from dendrite_core.text.grammar import GrammarCompiler
-from dendrite_core.text.tokenizer import Tokenizer
+from dendrite_core.text.tokenizer import Tokenizer, byte_tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
 
 from dendrite_core.errors import ModelLoadError
 from dendrite_core.text import files
@@ -185,6 +186,18 @@ class Tokenizer:
         if add_bos is False:
             prefix = tuple(token for token in prefix if token != self.bos_id)
         return prefix, suffix
+
+
+def byte_tokenizer() -> Tokenizer:
+    """A tokenizer of the 256 bytes, for models that come without one; nothing ends a text.
+
+    Ids are in the order of the byte-level alphabet.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = tokenizers.Tokenizer(models.BPE({character: i for i, character in enumerate(alphabet)}, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    return Tokenizer(made.to_str())
 
 
 def _tokenizer_json(folder: Path) -> str:
