@@ -14,6 +14,7 @@ from dendrite_core.forward.attention import AttentionBackend, AttentionShape
 from dendrite_core.forward.attention_torch import TreeAttention
 from dendrite_core.forward.batch import ForwardBatch
 from dendrite_core.forward.kv_store import KVStore
+from dendrite_core.forward.threads import Threads
 from dendrite_core.models.loading import LoadedModel
 
 
@@ -24,10 +25,15 @@ class Runner:
         self.decoder = model.decoder
         self.store = store
         self.attention = attention
+        self.threads = Threads(torch.get_num_threads() if store.device.type == "cpu" else 1)
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:
         """Float32 logits `[len(batch.logits_at), vocab]`."""
+        with self.threads.step(len(batch.token_ids)):
+            return self._run(batch)
+
+    def _run(self, batch: Batch) -> Tensor:
         forward = ForwardBatch.build(batch, self.store.device)
         self.store.copy_pages(batch.copies)
         self.attention.plan(forward)
