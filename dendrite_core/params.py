@@ -34,9 +34,9 @@ class SamplingParams:
     """How the tokens of a completion are drawn, and where it ends.
 
     `temperature` 0 is greedy. `top_k=None` and `max_tokens=None` mean no limit of that kind (the
-    context length always holds); `max_tokens=0` computes the prompt and draws nothing. `logprobs=None` reports none, `logprobs=k` the chosen token's and the
-    k best; `prompt_logprobs` the same of the prompt's own tokens. `seed=None` draws a fresh seed per
-    request. Raises `RequestError` naming the field.
+    context length always holds); `max_tokens=0` computes the prompt and keeps no token. `logprobs=None`
+    reports none, `logprobs=k` the chosen token's and the k best; `prompt_logprobs` the same of the
+    prompt's own tokens. `seed=None` draws a fresh seed per request. Raises `RequestError` naming the field.
     """
 
     temperature: float = 1.0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hmac
 import re
+from urllib.parse import quote
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
@@ -29,6 +30,7 @@ from dendrite_server.transport import ClientGone
 # Anyone may ask whether the server lives; the key guards everything else.
 _OPEN_PATHS = ("/health",)
 _LOCAL_ORIGIN = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
+_MAX_WARNING = 2000
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}")
 
 
@@ -42,7 +44,7 @@ def create_app(engine: Engine, config: ServerConfig | None = None) -> Starlette:
             allow_origin_regex=_LOCAL_ORIGIN,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["x-request-id", "retry-after"],
+            expose_headers=["x-request-id", "retry-after", "warnings"],
         ),
     ]
     if config.api_key is not None:
@@ -85,7 +87,10 @@ class Envelope:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                if ignored := scope.get("dendrite.ignored"):
+                    headers["warnings"] = _warning(ignored)
             await send(message)
 
         try:
@@ -96,6 +101,12 @@ class Envelope:
             report(error, request_id)
             if not started:
                 await error_response(error)(scope, receive, send_with_id)
+
+
+def _warning(ignored: list[str]) -> str:
+    """A header of the fields' names, which are whatever a caller wrote."""
+    names = ", ".join(quote(name, safe="[]._-") for name in ignored)
+    return f"unknown fields ignored: {names}"[:_MAX_WARNING]
 
 
 def _request_id(scope: Scope) -> str:

@@ -104,6 +104,12 @@ def _add_http_options(group: argparse._ArgumentGroup) -> None:
     )
     add("--store-size", type=_bytes, default=own.store_bytes, metavar="SIZE", help="of kept responses")
     add("--store-path", metavar="FILE", help="SQLite file for kept responses (default: memory only)")
+    add(
+        "--unknown-fields",
+        choices=["refuse", "warn"],
+        default=own.unknown_fields,
+        help="of requests: a 400, or a log line and a header",
+    )
     add("--log-level", default="warning", choices=["debug", "info", "warning", "error"], help="what to log")
     add("--access-log", action="store_true", help="log every request")
 
@@ -147,4 +153,5 @@ def server_config(arguments: argparse.Namespace) -> ServerConfig:
         drain_timeout=arguments.drain_timeout,
         store_bytes=arguments.store_size,
         store_path=arguments.store_path,
+        unknown_fields=arguments.unknown_fields,
     )

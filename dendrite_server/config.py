@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,7 +14,8 @@ class ServerConfig:
     name). Times are seconds: `keep_alive` of silence before a stream sends a comment, `patience` before a
     reader that takes nothing is dropped, `drain_timeout` for running requests after SIGTERM. `store_count`
     and `store_bytes` bound what is kept of responses, of conversations and of stored chat completions each;
-    with `store_path`, a file, it is there again after a restart.
+    with `store_path`, a file, it is there again after a restart. `unknown_fields` of requests are refused
+    ("refuse"), or left out and named in a `warnings` header ("warn").
     """
 
     host: str = "127.0.0.1"
@@ -27,3 +29,4 @@ class ServerConfig:
     store_count: int = 10_000
     store_bytes: int = 256 << 20
     store_path: str | None = None
+    unknown_fields: Literal["refuse", "warn"] = "refuse"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
+import re
 import time
+from collections.abc import Coroutine, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -18,6 +21,11 @@ from dendrite_server.config import ServerConfig
 from dendrite_server.protocol.identity import completion_id
 from dendrite_server.protocol.request import Limits
 from dendrite_server.protocol.response import Header
+
+log = logging.getLogger("dendrite.server")
+
+# Names come from callers, so what is remembered of them is bounded.
+_MAX_WARNED = 1000
 
 
 class Service:
@@ -34,6 +42,7 @@ class Service:
         self.draining = False
         # The event loop itself keeps no task alive.
         self._background: set[asyncio.Task[None]] = set()
+        self._warned: set[str] = set()
 
     def model_name(self, asked: str | None) -> str:
         """The name to answer under. Raises `ModelNotFound`."""
@@ -53,18 +62,39 @@ class Service:
     def abandon(self, stream: Stream) -> None:
         """Stop a request that nobody listens to any more, and free its branches."""
         stream.abort()
-        task = asyncio.create_task(self._free(stream))
+        self._later(self._free_all(stream))
+
+    def free(self, branch_ids: Iterable[str]) -> None:
+        """Give branches back that nobody was told of."""
+        self._later(self._free(tuple(branch_ids)))
+
+    def _later(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _free(self, stream: Stream) -> None:
-        """One by one, because what others have forked from them since goes on."""
+    async def _free_all(self, stream: Stream) -> None:
         try:
             started = await stream.started()
-            for branch_id in (*started.branch_ids, started.prompt_branch_id):
+        except DendriteError:
+            return
+        await self._free((*started.branch_ids, started.prompt_branch_id))
+
+    async def _free(self, branch_ids: Sequence[str]) -> None:
+        """One by one, because what others have forked from them since goes on."""
+        try:
+            for branch_id in branch_ids:
                 await asyncio.wrap_future(self.engine.release(branch_id, prune=False))
         except DendriteError:
             return
+
+    def warn_of(self, fields: Iterable[str]) -> None:
+        """Log the fields that are ignored, each name once."""
+        for name in fields:
+            plain = re.sub(r"\[\d+\]", "[]", name)
+            if plain not in self._warned and len(self._warned) < _MAX_WARNED:
+                self._warned.add(plain)
+                log.warning("the unknown field %r is ignored", plain)
 
     def _fingerprint(self) -> str:
         """What decides about bits: the model, its number format and this version."""

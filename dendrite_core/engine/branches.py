@@ -162,8 +162,8 @@ class BranchBook:
     def _limit(self, request: Request, length: int, branch: Branch) -> int:
         """How many tokens each child may generate. Raises `ContextLengthExceeded`."""
         context, wanted = self.config.max_model_len, request.params.max_tokens
-        if length + (wanted or 1) <= context:
-            return wanted or context - length
+        if length + (1 if wanted is None else wanted) <= context:
+            return context - length if wanted is None else wanted
         self._unhold(branch)
         self.cache.release(branch)
         asked = f" and {wanted} completion tokens" if wanted else ""

@@ -18,7 +18,17 @@ from dendrite_core.engine.stream import Stream
 class Job:
     """A request being served. `live` counts choices that have not ended; `news` is not yet reported."""
 
-    __slots__ = ("children", "choices", "clock", "live", "news", "prompt", "shared_tokens", "started", "stream")
+    __slots__ = (
+        "children",
+        "choices",
+        "clock",
+        "live",
+        "news",
+        "prompt",
+        "shared_tokens",
+        "started",
+        "stream",
+    )
 
     def __init__(self, stream: Stream, choices: list[Choice], shared_tokens: int) -> None:
         self.stream = stream

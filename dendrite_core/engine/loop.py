@@ -208,8 +208,13 @@ class EngineLoop:
 
     def _advance(self, job: Job, child: Sequence, token: int, logprob: TokenLogprob | None) -> None:
         fresh = not child.running
-        child.append(token)
         choice = job.choices[child.stream]
+        if choice.limit == 0:
+            job.news.append(choice.end_empty())
+            self._end(job, child)
+            return
+        child.append(token)
+        self._generated_tokens += 1
         job.news.append(choice.push(token, logprob))
         if child.grammar is not None and choice.finish_reason is None:
             self._constrain(job, child, token)

@@ -48,6 +48,11 @@ class Choice:
             return self._delta(text + self._flush(), token_id, logprob, "length")
         return self._delta(text, token_id, logprob)
 
+    def end_empty(self) -> ChoiceDelta:
+        """End before the first token, because none was wanted."""
+        self.finish_reason = "length"
+        return ChoiceDelta(self.index, "", (), None, "length")
+
     def abort(self) -> ChoiceDelta:
         """End the branch where it is, on the caller's wish or because of a fault."""
         self.finish_reason = "abort"

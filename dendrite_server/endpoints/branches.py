@@ -10,11 +10,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from dendrite_core.engine.engine import Engine
 from dendrite_core.engine.messages import BranchInfo
+from dendrite_core.errors import BranchNotFound
 from dendrite_server.endpoints.generation import json_response, read_request
 from dendrite_server.protocol.fields import Fields, invalid, wrong_type
 from dendrite_server.protocol.identity import as_branch_id
 from dendrite_server.protocol.response import Body, encode_json
+from dendrite_server.responses.paging import read_page, read_query
 from dendrite_server.service import service_of
 
 T = TypeVar("T")
@@ -25,6 +28,26 @@ MAX_METADATA = 16_384
 async def get_branch(request: Request) -> Response:
     engine = service_of(request).engine
     return json_response(branch_body(await _answer(engine.describe(_branch_id(request)))))
+
+
+async def list_children(request: Request) -> Response:
+    """The branches forked from this one, a page at a time."""
+    query = read_query(request)
+    page = read_page(query, newest_first=False)
+    query.finish()
+    engine = service_of(request).engine
+    parent = await _answer(engine.describe(_branch_id(request)))
+    listed = page.body([{"id": name} for name in parent.children])
+    children = await asyncio.gather(*(_child(engine, one["id"]) for one in listed["data"]))
+    return json_response({**listed, "data": [child for child in children if child is not None]})
+
+
+async def _child(engine: Engine, name: str) -> Body | None:
+    """A child as it is now; None when it was released since it was listed."""
+    try:
+        return branch_body(await _answer(engine.describe(name)))
+    except BranchNotFound:
+        return None
 
 
 async def update_branch(request: Request) -> Response:
@@ -93,6 +116,7 @@ async def _answer(future: Future[T]) -> T:
 
 routes = [
     Route("/v1/branches/{branch_id}", get_branch, methods=["GET"]),
+    Route("/v1/branches/{branch_id}/children", list_children, methods=["GET"]),
     Route("/v1/branches/{branch_id}", update_branch, methods=["POST"]),
     Route("/v1/branches/{branch_id}", delete_branch, methods=["DELETE"]),
     Route("/v1/trees/{tree_id}", get_tree, methods=["GET"]),

@@ -12,7 +12,14 @@ from starlette.routing import Route
 
 from dendrite_core.engine.completion import Completion
 from dendrite_core.engine.messages import Started
-from dendrite_server.endpoints.generation import Generation, engine_requests, read_request, respond, wants_of
+from dendrite_server.endpoints.generation import (
+    Generation,
+    engine_requests,
+    read_as,
+    read_request,
+    respond,
+    wants_of,
+)
 from dendrite_server.endpoints.stored import keeping
 from dendrite_server.protocol.identity import CHAT
 from dendrite_server.protocol.request import ChatRequest, parse_chat
@@ -29,7 +36,7 @@ T = TypeVar("T")
 async def create_chat_completion(request: Request) -> Response:
     service = service_of(request)
     body = await read_request(request)
-    asked = parse_chat(body, service.limits)
+    asked = read_as(request, body, parse_chat)
     model = service.model_name(asked.model)
     prompt, joint = await encode_messages(service, asked)
     renamed = {"max_tokens": "max_completion_tokens"} if body.get("max_completion_tokens") else {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import TypeVar
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
@@ -17,19 +18,32 @@ from dendrite_core.engine.completion import Completion, collect
 from dendrite_core.engine.messages import Progress, Request, Started
 from dendrite_core.engine.stream import Stream
 from dendrite_core.errors import DendriteError, RequestError
+from dendrite_server.lenient import parse_leniently
 from dendrite_server.protocol.fields import read_json
-from dendrite_server.protocol.request import Common
+from dendrite_server.protocol.request import Common, Limits
 from dendrite_server.protocol.response import Body, Wants, encode_json
 from dendrite_server.protocol.stream import Encoder
 from dendrite_server.service import Service, service_of
 from dendrite_server.transport import EventStream, read_body, unless_gone
 
+T = TypeVar("T")
 News = Started | Progress
 Events = AsyncGenerator[tuple[int, News], None]
 
 
 async def read_request(request: HttpRequest) -> Body:
     return read_json(await read_body(request, service_of(request).config.max_body_bytes))
+
+
+def read_as(request: HttpRequest, body: Body, parse: Callable[[Body, Limits], T]) -> T:
+    """A body as a typed request. What it names that nobody knows is refused, or left out and warned of."""
+    service = service_of(request)
+    if service.config.unknown_fields == "refuse":
+        return parse(body, service.limits)
+    asked, ignored = parse_leniently(body, lambda known: parse(known, service.limits))
+    service.warn_of(ignored)
+    request.scope["dendrite.ignored"] = ignored
+    return asked
 
 
 def json_response(body: Body) -> Response:

@@ -8,7 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from dendrite_core.engine.engine import Engine
 from dendrite_core.errors import EngineClosed
+from dendrite_core.text.files import chat_templates, read_json, special_token_names, tokenizer_folder
 from dendrite_server.description.metrics import metrics_text
 from dendrite_server.endpoints.generation import json_response, read_request
 from dendrite_server.protocol.fields import Fields, as_token_ids, missing
@@ -131,6 +133,27 @@ async def detokenize(request: Request) -> Response:
     return json_response({"prompt": service.engine.tokenizer.decode(ids, skip_special_tokens=False)})
 
 
+async def tokenizer_info(request: Request) -> Response:
+    """The tokenizer's settings as its files have them, with the tokens and the template they amount to."""
+    engine = service_of(request).engine
+    return json_response(await asyncio.to_thread(_tokenizer_info, engine))
+
+
+def _tokenizer_info(engine: Engine) -> Body:
+    folder = tokenizer_folder(engine.config.model)
+    settings = read_json(folder / "tokenizer_config.json")
+    named = {"bos_token": None, "pad_token": None, "unk_token": None, **special_token_names(folder)}
+    return {
+        **{name: value for name, value in settings.items() if name != "name_or_path"},
+        **named,
+        "eos_token": named.get("eos_token"),
+        "eos_token_ids": list(engine.tokenizer.eos_ids),
+        "chat_template": chat_templates(folder).get("default"),
+        "vocab_size": engine.tokenizer.vocab_size,
+        "max_model_len": engine.config.max_model_len,
+    }
+
+
 routes = [
     Route("/v1/models", list_models, methods=["GET"]),
     # Names of models may hold slashes, as hub ids do.
@@ -140,4 +163,5 @@ routes = [
     Route("/metrics", metrics, methods=["GET"]),
     Route("/tokenize", tokenize, methods=["POST"]),
     Route("/detokenize", detokenize, methods=["POST"]),
+    Route("/tokenizer_info", tokenizer_info, methods=["GET"]),
 ]

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from dendrite_core.engine.messages import Request as EngineRequest
 from dendrite_core.errors import BranchNotFound, RequestError
-from dendrite_server.endpoints.generation import engine_requests, json_response, read_request
+from dendrite_server.endpoints.generation import engine_requests, json_response, read_as, read_request
 from dendrite_server.protocol.fields import invalid, missing, unsupported
 from dendrite_server.protocol.request import ChatRequest
 from dendrite_server.responses.archive import RESPONSE, Archive, Past, archive_of
@@ -34,7 +34,7 @@ Runs = dict[str, Run]
 
 async def create_response(request: Request) -> Response:
     service = service_of(request)
-    asked = parse_response(await read_request(request), service.limits)
+    asked = read_as(request, await read_request(request), parse_response)
     run = _run(request, asked)
     if asked.background:
         return await _in_background(request, run)

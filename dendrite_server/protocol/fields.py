@@ -27,6 +27,17 @@ class MalformedBody(RequestError):
     code = "invalid_json"
 
 
+class UnknownParameter(RequestError):
+    """Fields that nobody here knows; `paths` are where they are."""
+
+    code = "unknown_parameter"
+
+    def __init__(self, paths: list[str]) -> None:
+        names = ", ".join(f"'{path}'" for path in paths)
+        super().__init__(f"Unknown parameter{'s' if len(paths) > 1 else ''}: {names}.", param=paths[0])
+        self.paths = paths
+
+
 def read_json(body: bytes) -> dict[str, Any]:
     """The object in a request body. Raises `MalformedBody`."""
     try:
@@ -171,10 +182,7 @@ class Fields:
     def finish(self) -> None:
         if not self._left:
             return
-        names = ", ".join(f"'{self.path(name)}'" for name in self._left)
-        plural = "s" if len(self._left) > 1 else ""
-        first = self.path(next(iter(self._left)))
-        raise RequestError(f"Unknown parameter{plural}: {names}.", param=first, code="unknown_parameter")
+        raise UnknownParameter([self.path(name) for name in self._left])
 
 
 def as_number(path: str, value: Any) -> float:

@@ -70,7 +70,6 @@ CHAT_UNSUPPORTED = {
 }
 COMPLETION_UNSUPPORTED = {
     **_EXTENSIONS,
-    "best_of": "Use 'n' with 'logprobs' and choose.",
     "suffix": "This model was not trained to fill in the middle.",
 }
 
@@ -115,10 +114,14 @@ class ChatRequest(Common):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionRequest(Common):
-    """`prompts` are texts or token ids; choices come prompt by prompt."""
+    """`prompts` are texts or token ids; choices come prompt by prompt.
+
+    Of `best_of` choices that are generated the `n` likeliest are given.
+    """
 
     prompts: tuple[str | tuple[int, ...], ...]
     echo: bool
+    best_of: int
 
 
 def parse_chat(data: dict[str, Any], limits: Limits) -> ChatRequest:
@@ -163,18 +166,27 @@ def parse_completion(data: dict[str, Any], limits: Limits) -> CompletionRequest:
     logprobs, of_prompt = top_count(fields, "logprobs"), top_count(fields, "prompt_logprobs")
     params = read_sampling(
         fields,
-        max_tokens=fields.integer("max_tokens", COMPLETION_MAX_TOKENS, low=1),
+        max_tokens=fields.integer("max_tokens", COMPLETION_MAX_TOKENS, low=0),
         logprobs=logprobs,
         # What is echoed is part of the answer, and so are its logprobs.
         prompt_logprobs=logprobs if echo and of_prompt is None else of_prompt,
         vocab_size=limits.vocab_size,
     )
-    request = CompletionRequest(**_common(fields, params, limits, of_prompt), prompts=prompts, echo=echo)
-    if request.n * len(prompts) > limits.max_branches:
-        raise invalid(
-            "prompt", f"{len(prompts)} prompts of {request.n} choices exceed {limits.max_branches}."
-        )
+    best_of = fields.integer("best_of", low=1, high=limits.max_branches)
+    common = _common(fields, params, limits, of_prompt)
+    request = CompletionRequest(**common, prompts=prompts, echo=echo, best_of=best_of or common["n"])
+    _check_choices(request, limits)
     return request
+
+
+def _check_choices(request: CompletionRequest, limits: Limits) -> None:
+    n, best_of, prompts = request.n, request.best_of, len(request.prompts)
+    if best_of < n:
+        raise invalid("best_of", f"it is {best_of}, but as many as 'n', {n}, are to be chosen from it.")
+    if best_of > n and request.stream:
+        raise invalid("best_of", "which choices are best is only known at the end; leave 'stream' away.")
+    if best_of * prompts > limits.max_branches:
+        raise invalid("prompt", f"{prompts} prompts of {best_of} choices exceed {limits.max_branches}.")
 
 
 def _check_continuation(fields: Fields, messages: tuple[Message, ...], opens_turn: bool) -> None:

@@ -1,7 +1,7 @@
 """Answers in OpenAI's shapes: whole completions, and the pieces that streams share with them.
 
-Beyond OpenAI's keys a choice carries `branch_id` and `stop_reason`, the body `tree`; nothing else is added
-unless it was asked for.
+Beyond OpenAI's keys a choice carries `branch_id`, `stop_reason` and `usage`, the body `tree`; nothing else
+is added unless it was asked for.
 """
 
 from __future__ import annotations
@@ -83,6 +83,16 @@ def sum_usage(parts: Iterable[Usage]) -> Body:
     )
 
 
+def choice_usage(started: Started, completion: int) -> Body:
+    """What one choice is made of: tokens of its own, and a past that its siblings read too."""
+    return {
+        "completion_tokens": completion,
+        "own_tokens": completion,
+        "shared_tokens": started.prompt_tokens,
+        "cached_tokens": started.cached_tokens,
+    }
+
+
 def tree_body(started: Started) -> Body:
     return {
         "tree_id": started.tree_id,
@@ -106,7 +116,7 @@ def trees_body(started: Sequence[Started]) -> Body:
 def chat_completion(header: Header, completion: Completion, token_bytes: TokenBytes, wants: Wants) -> Body:
     body = {
         **header.body(),
-        "choices": [_chat_choice(choice, token_bytes, wants) for choice in completion.choices],
+        "choices": [_chat_choice(choice, completion, token_bytes, wants) for choice in completion.choices],
         "usage": sum_usage([completion.usage]),
         **trees_body([completion.started]),
     }
@@ -115,7 +125,9 @@ def chat_completion(header: Header, completion: Completion, token_bytes: TokenBy
     return body
 
 
-def _chat_choice(choice: CompletionChoice, token_bytes: TokenBytes, wants: Wants) -> Body:
+def _chat_choice(
+    choice: CompletionChoice, completion: Completion, token_bytes: TokenBytes, wants: Wants
+) -> Body:
     body: Body = {
         "index": choice.index,
         "message": {"role": "assistant", "content": choice.text, "refusal": None, "annotations": []},
@@ -123,6 +135,7 @@ def _chat_choice(choice: CompletionChoice, token_bytes: TokenBytes, wants: Wants
         "finish_reason": choice.finish_reason,
         "stop_reason": choice.stop_reason,
         "branch_id": choice.branch_id,
+        "usage": choice_usage(completion.started, len(choice.token_ids)),
     }
     if wants.token_ids:
         body["token_ids"] = choice.token_ids
@@ -202,6 +215,7 @@ def _text_choice(
         "finish_reason": choice.finish_reason,
         "stop_reason": choice.stop_reason,
         "branch_id": choice.branch_id,
+        "usage": choice_usage(started, len(choice.token_ids)),
     }
     if wants.token_ids:
         body["token_ids"] = choice.token_ids

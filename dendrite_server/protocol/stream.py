@@ -6,6 +6,7 @@ A chat stream is role chunks, deltas, one finish chunk per choice, the usage chu
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Protocol
 
 from dendrite_core.engine.messages import ChoiceDelta, Progress, Started, Usage
@@ -17,6 +18,7 @@ from dendrite_server.protocol.response import (
     Header,
     TokenBytes,
     chat_logprobs,
+    choice_usage,
     echoed,
     encode_json,
     legacy_logprobs,
@@ -52,13 +54,14 @@ class Frames:
         self._open = asked.n * prompts
         self._started: dict[int, Started] = {}
         self._usages: list[Usage] = []
-        self._completed = [0] * prompts
+        self._completed: Counter[tuple[int, int]] = Counter()
 
     def started(self, prompt: int, started: Started) -> None:
         self._started[prompt] = started
 
     def count(self, prompt: int, progress: Progress) -> None:
-        self._completed[prompt] += sum(len(delta.token_ids) for delta in progress.choices)
+        for delta in progress.choices:
+            self._completed[prompt, delta.index] += len(delta.token_ids)
         if progress.usage is not None:
             self._usages.append(progress.usage)
 
@@ -68,10 +71,14 @@ class Frames:
         tail = encode_json({**(extra or {}), **self._running_usage()})
         return self._head + f"{encode_json(choice)}],{tail[1:]}\n\n".encode()
 
-    def finish(self, choice: Body) -> bytes:
-        """The chunk that ends a choice; the last one shows the tree."""
+    def finish(self, prompt: int, index: int, choice: Body) -> bytes:
+        """The chunk that ends a choice, with what it used; the last one shows the tree.
+
+        `index` is the choice's among those of its prompt.
+        """
         self._open -= 1
-        return self.chunk(choice, None if self._open else self._trees())
+        usage = choice_usage(self._started[prompt], self._completed[prompt, index])
+        return self.chunk({**choice, "usage": usage}, None if self._open else self._trees())
 
     def end(self) -> bytes:
         if not self._asked.include_usage:
@@ -87,7 +94,8 @@ class Frames:
             return {"usage": None} if self._asked.include_usage else {}
         started = self._started.values()
         prompt = sum(one.prompt_tokens for one in started)
-        return {"usage": usage_body(prompt, sum(one.cached_tokens for one in started), sum(self._completed))}
+        cached, completed = sum(one.cached_tokens for one in started), sum(self._completed.values())
+        return {"usage": usage_body(prompt, cached, completed)}
 
 
 class ChatEncoder:
@@ -123,7 +131,7 @@ class ChatEncoder:
         if delta.finish_reason is None:
             return text
         ended = {**_chunk(delta.index, {}), "finish_reason": delta.finish_reason}
-        return text + self._frames.finish({**ended, "stop_reason": delta.stop_reason})
+        return text + self._frames.finish(0, delta.index, {**ended, "stop_reason": delta.stop_reason})
 
     def end(self) -> bytes:
         return self._frames.end()
@@ -170,7 +178,7 @@ class TextEncoder:
             choice["token_ids"] = list(shown)
         if delta.finish_reason is None:
             return self._frames.chunk(choice)
-        return self._frames.finish({**choice, "stop_reason": delta.stop_reason})
+        return self._frames.finish(prompt, delta.index, {**choice, "stop_reason": delta.stop_reason})
 
     def _logprobs(self, index: int, before: list[Entry], delta: ChoiceDelta) -> Body | None:
         entries = [*before, *own_entries(delta.logprobs or ())]

@@ -87,6 +87,7 @@ COMPLETION_HONOURED: dict[str, tuple[Any, str, Any]] = {
     **{name: CHAT_HONOURED[name] for name in ("frequency_penalty", "logit_bias", "max_tokens", "model", "n")},
     **{name: CHAT_HONOURED[name] for name in ("presence_penalty", "seed", "stop", "stream", "temperature")},
     **{name: CHAT_HONOURED[name] for name in ("stream_options", "top_p")},
+    "best_of": (3, "best_of", 3),
     "echo": (True, "echo", True),
     "logprobs": (3, "params.logprobs", 3),
     "prompt": ("hi", "prompts", ("hi",)),
