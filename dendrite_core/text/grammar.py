@@ -7,22 +7,27 @@ bits in int32 words.
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
-from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer, StructTag, grammar_from
-from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par
+import tokenizers
+from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer
+from llguidance.numpy import fill_next_token_bitmask, fill_next_token_bitmask_par
 from numpy.typing import NDArray
 
 from dendrite_core.errors import RequestError
 from dendrite_core.params import GrammarSpec
+from dendrite_core.text.grammar_source import Vocabulary, blamed, to_llguidance
 from dendrite_core.text.tokenizer import Tokenizer
 
 _COMPILED = 256
+# A schema is a stranger's program: it may not hold up everybody's next token, nor take all memory.
+_LIMITS = LLParserLimits(
+    max_grammar_size=200_000, max_lexer_states=100_000, step_max_items=20_000, verbose_errors=False
+)
 
 Bits = NDArray[np.int32]
 
@@ -46,7 +51,8 @@ class GrammarCompiler:
     def masks(self, states: Sequence[GrammarState | None]) -> tuple[Bits, list[int | None]]:
         """What each state allows: bits [M, ceil(V / 32)], a row per distinct state, and each state's row.
 
-        The rows are computed in parallel, with the interpreter free meanwhile.
+        The rows are computed in parallel, with the interpreter free meanwhile. A state whose grammar got
+        too complex to go on allows nothing.
         """
         rows: dict[int, int] = {}
         matchers: list[tuple[LLMatcher, int]] = []
@@ -60,30 +66,58 @@ class GrammarCompiler:
                 rows[id(matcher)] = len(matchers)
                 matchers.append((matcher, len(matchers)))
             row_of.append(rows[id(matcher)])
-        bits: Bits = allocate_token_bitmask(max(1, len(matchers)), self.vocab_size)
-        if matchers:
+        return self._fill(matchers), row_of
+
+    def _fill(self, matchers: list[tuple[LLMatcher, int]]) -> Bits:
+        width = self.vocab_size if self._guide is None else self._guide.vocab_size
+        bits: Bits = np.zeros((max(1, len(matchers)), (width + 31) // 32), np.int32)
+        if len(matchers) == 1:
+            fill_next_token_bitmask(matchers[0][0], bits, 0)
+        elif matchers:
             assert self._executor is not None, "a state comes from a compiled grammar"
             fill_next_token_bitmask_par(self._executor, matchers, bits)
-        return bits, row_of
+        for matcher, row in matchers:
+            if matcher.is_error():
+                bits[row] = 0
+        return bits
 
     def _compile_new(self, spec: GrammarSpec) -> Grammar:
         guide = self._load()
+        tokenizer = self._tokenizer
         try:
-            source = _SOURCES[spec.kind](spec.source)
-            failed, notes = LLMatcher.validate_grammar_with_warnings(source, guide)
-        except (ValueError, TypeError, KeyError, AssertionError) as error:
+            source = to_llguidance(spec, Vocabulary(tokenizer.added_ids, tokenizer.eos_ids))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise RequestError(f"invalid {spec.kind}: {error}", param=spec.param) from error
-        if failed:
-            raise RequestError(f"invalid {spec.kind}: {'; '.join(notes)}", param=spec.param)
-        return Grammar(spec, LLMatcher(guide, source, log_level=0, limits=_limits()))
+        matcher = LLMatcher(guide, source, log_level=0, limits=_LIMITS)
+        if matcher.is_error():
+            raise RequestError(self._complaint(spec, matcher.get_error()), param=spec.param)
+        return Grammar(spec, matcher)
+
+    def _complaint(self, spec: GrammarSpec, message: str) -> str:
+        if spec.kind != "json_schema":
+            return f"invalid {spec.kind}: {message}"
+
+        def error_of(source: str) -> str | None:
+            return LLMatcher(self._load(), source, log_level=0, limits=_LIMITS).get_error() or None
+
+        return f"invalid json_schema at {blamed(spec.source, message, error_of)}: {message}"
 
     def _load(self) -> LLTokenizer:
         # On first use: at a vocabulary of 128k this takes seconds, and most servers never need it.
         if self._guide is None:
-            eos = list(self._tokenizer.eos_ids) or None
-            self._guide = LLTokenizer(self._tokenizer.to_json(), n_vocab=self.vocab_size, eos_token=eos)
+            tokenizer, ends = self._tokenizer, list(self._tokenizer.eos_ids)
+            source = tokenizer.to_json() if ends else _with_an_end(tokenizer)
+            # Without an end token llguidance would take token 0 for it: give it one beyond all others.
+            size = max(self.vocab_size, tokenizer.vocab_size + (not ends))
+            self._guide = LLTokenizer(source, n_vocab=size, eos_token=ends or tokenizer.vocab_size)
             self._executor = LLExecutor()
         return self._guide
+
+
+def _with_an_end(tokenizer: Tokenizer) -> str:
+    ended = tokenizers.Tokenizer.from_str(tokenizer.to_json())
+    ended.add_special_tokens(["<|end of a text without end|>"])
+    return str(ended.to_str())
 
 
 class Grammar:
@@ -99,13 +133,33 @@ class Grammar:
 
 
 class _Shared:
-    """A matcher and how many states stand at its place."""
+    """A matcher, how many states stand at its place, and where copies of it went from here by which token.
 
-    __slots__ = ("holders", "matcher")
+    Siblings that go on alike meet again in one of those copies, unless it has moved on (`moves`).
+    """
+
+    __slots__ = ("__weakref__", "holders", "matcher", "moves", "onward")
 
     def __init__(self, matcher: LLMatcher) -> None:
         self.matcher = matcher
         self.holders = 1
+        self.moves = 0
+        self.onward: dict[int, tuple[weakref.ref[_Shared], int]] = {}
+
+    def move(self, token_id: int) -> bool:
+        if self.matcher.try_consume_tokens([token_id]) != 1:
+            return False
+        self.moves += 1
+        self.onward.clear()
+        return True
+
+    def sibling_after(self, token_id: int) -> _Shared | None:
+        """A copy that took `token_id` from here and still stands there."""
+        known = self.onward.get(token_id)
+        if known is None:
+            return None
+        sibling, moves = known[0](), known[1]
+        return sibling if sibling is not None and sibling.moves == moves else None
 
 
 class GrammarState:
@@ -127,8 +181,8 @@ class GrammarState:
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing may follow."""
-        return bool(self.matcher.is_stopped())
+        """Whether nothing may follow but the end."""
+        return bool(self.matcher.is_stopped() and not self.matcher.is_error())
 
     def fork(self) -> GrammarState:
         """The same place for another branch; O(1), nothing is copied until one of them moves."""
@@ -137,58 +191,20 @@ class GrammarState:
 
     def accept(self, token_id: int) -> bool:
         """Move past a token; whether the grammar allowed it. A state that was refused stays where it is."""
-        if self._shared.holders > 1:
-            self._shared.holders -= 1
-            self._shared = _Shared(self.matcher.deep_copy())
-        return bool(self.matcher.try_consume_tokens([token_id]) == 1)
+        here = self._shared
+        if (sibling := here.sibling_after(token_id)) is not None:
+            sibling.holders += 1
+        elif here.holders == 1:
+            return here.move(token_id)
+        else:
+            sibling = _Shared(here.matcher.deep_copy())
+            if not sibling.move(token_id):
+                return False
+            here.onward[token_id] = (weakref.ref(sibling), sibling.moves)
+        here.holders -= 1
+        self._shared = sibling
+        return True
 
     def forced_tokens(self) -> list[int]:
         """Tokens that can only follow one way from here, not accepted yet."""
         return [] if self.is_finished else list(self.matcher.compute_ff_tokens())
-
-
-def _limits() -> LLParserLimits:
-    # A schema is a stranger's program: it may not hold up everybody's next token.
-    return LLParserLimits(max_grammar_size=200_000, max_lexer_states=100_000, step_max_items=20_000)
-
-
-def _json_schema(source: str) -> str:
-    return str(LLMatcher.grammar_from_json_schema(source))
-
-
-def _choice(source: str) -> str:
-    choices = json.loads(source)
-    if not (isinstance(choices, list) and choices and all(isinstance(c, str) and c for c in choices)):
-        raise ValueError("it must be a list of one or more texts")
-    return str(grammar_from("choice", source))
-
-
-def _ebnf(source: str) -> str:
-    """GBNF, as llama.cpp and xgrammar write it, or Lark."""
-    return str(grammar_from("gbnf" if "::=" in source else "lark", source))
-
-
-def _structural_tag(source: str) -> str:
-    """vLLM's shape: {"structures": [{"begin", "schema", "end"}], "triggers": [...]}; any text around them."""
-    spec: dict[str, Any] = json.loads(source)
-    triggers = spec["triggers"]
-    tags = []
-    for structure in spec["structures"]:
-        begin = structure["begin"]
-        trigger = next((text for text in triggers if begin.startswith(text)), None)
-        if trigger is None:
-            raise ValueError(f"no trigger begins {begin!r}")
-        schema = structure.get("schema") or {}
-        tags.append(StructTag(trigger=trigger, begin=begin, grammar=schema, end=structure["end"]))
-    return str(StructTag.to_grammar(tags, assume_special=False))
-
-
-_SOURCES: dict[str, Callable[[str], str]] = {
-    "json_schema": _json_schema,
-    "json_object": lambda _: _json_schema('{"type": "object"}'),
-    "regex": lambda source: str(LLMatcher.grammar_from_regex(source)),
-    "lark": lambda source: str(grammar_from("lark", source)),
-    "grammar": _ebnf,
-    "choice": _choice,
-    "structural_tag": _structural_tag,
-}

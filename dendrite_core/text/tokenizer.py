@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,11 @@ class Tokenizer:
     def token_id(self, text: str) -> int | None:
         """The id of a special (or any added) token given by its text."""
         return self._ids.get(text)
+
+    @property
+    def added_ids(self) -> Mapping[str, int]:
+        """Special and other added tokens by their text."""
+        return self._ids
 
     def is_special(self, token_id: int) -> bool:
         return token_id in self.vocabulary.special_ids

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from dendrite_core.errors import RequestError
 from dendrite_core.params import GrammarSpec
 from dendrite_core.text.grammar import GrammarCompiler, GrammarState
-from dendrite_core.text.tokenizer import Tokenizer
+from dendrite_core.text.tokenizer import Tokenizer, byte_tokenizer
 
 EMBEDDED = Path(__file__).parents[2] / "dendrite_core" / "embedded"
 VOCAB = 1024
@@ -115,6 +116,9 @@ def test_a_structural_tag_leaves_text_free(compiler: GrammarCompiler, tokenizer:
         ("regex", "a(", "unclosed"),
         ("choice", "[]", "one or more"),
         ("structural_tag", '{"structures": [{"begin": "x", "end": ""}], "triggers": ["y"]}', "trigger"),
+        ("structural_tag", '{"structures": [], "triggers": ["y"]}', "empty"),
+        ("structural_tag", '["x"]', "invalid"),
+        ("abnf", "x", "no such kind"),
     ],
 )
 def test_a_bad_grammar_is_the_callers_mistake(
@@ -123,3 +127,194 @@ def test_a_bad_grammar_is_the_callers_mistake(
     with pytest.raises(RequestError, match=words) as caught:
         compiler.compile(GrammarSpec(kind=kind, source=source, param="response_format.json_schema"))
     assert caught.value.param == "response_format.json_schema"
+
+
+def test_an_error_in_a_schema_is_pointed_at(compiler: GrammarCompiler) -> None:
+    bad = {"type": "array", "items": {"type": "object", "properties": {"a/b": {"not": {"type": "string"}}}}}
+    schemas = {
+        "#": {"type": "strin"},
+        "#/properties/x/anyOf/1": {"properties": {"x": {"anyOf": [{"type": "null"}, {"type": "strin"}]}}},
+        "#/properties/x/items/properties/a~1b": {"type": "object", "properties": {"x": bad}},
+        "#/$defs/T": {
+            "type": "object",
+            "properties": {"x": {"$ref": "#/$defs/T"}},
+            "$defs": {"T": {"if": {}}},
+        },
+    }
+    for path, schema in schemas.items():
+        with pytest.raises(RequestError, match=re.escape(f"at {path}: ")):
+            compiler.compile(GrammarSpec(kind="json_schema", source=json.dumps(schema)))
+
+
+# --- special tokens in grammars --------------------------------------------------------------------------
+
+
+def tag(**structure: object) -> GrammarSpec:
+    structures = [{"begin": "<tool_call>\n", "end": "\n</tool_call>", **structure}]
+    source = {"structures": structures, "triggers": ["<tool_call>"]}
+    return GrammarSpec(kind="structural_tag", source=json.dumps(source))
+
+
+def test_a_trigger_that_is_a_token_is_one_and_spelled_out_leads_no_way_past(
+    compiler: GrammarCompiler, tokenizer: Tokenizer
+) -> None:
+    grammar = compiler.compile(tag(schema={"type": "integer"}))
+    call, end = tokenizer.token_id("<tool_call>"), tokenizer.token_id("</tool_call>")
+    assert call is not None
+    assert end is not None
+    encode = tokenizer.encode
+    spelled = [token for character in "<tool_call>" for token in encode(character)]
+    good = [*encode("so "), call, *encode("\n12\n"), end, *encode("and "), call, *encode("\n3\n"), end]
+    for tokens, fits in (
+        (encode("just text"), True),
+        (good, True),
+        ([call, *encode("\nx")], False),
+        ([*spelled, *encode("\n12\n"), end], True),
+        ([*spelled, *encode("\nx")], False),
+    ):
+        state = grammar.start()
+        assert all(state.accept(token) for token in tokens) == fits
+        assert state.is_accepting or not fits
+
+
+def test_other_special_tokens_may_be_said_in_free_text(
+    compiler: GrammarCompiler, tokenizer: Tokenizer
+) -> None:
+    state = compiler.compile(tag()).start()
+    start = tokenizer.token_id("<|im_start|>")
+    assert start in allowed(compiler, state)
+    assert set(tokenizer.eos_ids) <= set(allowed(compiler, state)), "text may end at any time"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'start: call | "no"\ncall: "<tool_call>" /[0-9]/',
+        'start: "<tool_call>1" | "no" ',
+        'start: ("<tool_call>" "2") | "no"\n    | "other"',
+    ],
+)
+def test_a_literal_in_lark_is_said_in_the_models_tokens(
+    source: str, compiler: GrammarCompiler, tokenizer: Tokenizer
+) -> None:
+    state = compiler.compile(GrammarSpec(kind="lark", source=source)).start()
+    says_token = tokenizer.token_id("<tool_call>") in allowed(compiler, state)
+    assert says_token != ("/" in source), "a line with more than literals is left as it is"
+
+
+def test_terminals_regexes_and_schemas_in_lark_are_left_alone(
+    compiler: GrammarCompiler, tokenizer: Tokenizer
+) -> None:
+    source = 'start: TEXT json\nTEXT: "<tool_call>"\njson: %json {"const": "<tool_call>"}'
+    state = compiler.compile(GrammarSpec(kind="lark", source=source)).start()
+    text = '<tool_call>"<tool_call>"'
+    tokens = [token for character in text for token in tokenizer.encode(character)]
+    assert all(map(state.accept, tokens))
+    assert state.is_finished
+
+
+# --- forks and masks -------------------------------------------------------------------------------------
+
+
+def test_siblings_that_go_on_alike_share_a_state_until_they_part(
+    compiler: GrammarCompiler, tokenizer: Tokenizer
+) -> None:
+    parent = compiler.compile(GrammarSpec(kind="regex", source="[ab]{8}")).start()
+    a, b = tokenizer.encode("a")[0], tokenizer.encode("b")[0]
+    children = [parent.fork() for _ in range(4)]
+    assert [child.accept(token) for child, token in zip(children, (a, b, a, b), strict=True)] == [True] * 4
+    assert compiler.masks(children)[1] == [0, 1, 0, 1]
+    assert children[0].accept(a)
+    assert children[2].accept(b)
+    assert compiler.masks(children)[1] == [0, 1, 2, 1]
+    late = parent.fork()
+    assert late.accept(a)
+    assert late.matcher is not children[0].matcher, "that one has moved on since"
+
+
+def test_any_sequence_of_forks_and_moves_is_what_separate_states_do(
+    compiler: GrammarCompiler, tokenizer: Tokenizer
+) -> None:
+    grammar = compiler.compile(GrammarSpec(kind="json_schema", source=json.dumps(SCHEMA)))
+    rng = random.Random(4)
+    branches: list[tuple[GrammarState, list[int]]] = [(grammar.start(), [])]
+    for _ in range(400):
+        state, said = rng.choice(branches)
+        if rng.random() < 0.3 and len(branches) < 12:
+            branches.append((state.fork(), list(said)))
+            continue
+        token = rng.choice(allowed(compiler, state)[:3])
+        if token not in tokenizer.eos_ids and state.accept(token):
+            said.append(token)
+    for state, said in branches:
+        fresh = grammar.start()
+        assert all(map(fresh.accept, said))
+        assert allowed(compiler, fresh) == allowed(compiler, state)
+        assert fresh.is_accepting == state.is_accepting
+
+
+def test_a_fork_is_cheap_however_much_was_said(compiler: GrammarCompiler, tokenizer: Tokenizer) -> None:
+    state = compiler.compile(GrammarSpec(kind="regex", source="a*")).start()
+    token = tokenizer.encode("a")[0]
+    for _ in range(3000):
+        state.accept(token)
+    begin = time.perf_counter()
+    forks = [state.fork() for _ in range(1000)]
+    assert time.perf_counter() - begin < 0.02, "20 us each leaves room for a busy machine"
+    assert len(forks) == 1000
+
+
+def test_without_an_end_token_a_finished_text_allows_nothing_in_the_models_vocabulary() -> None:
+    tokenizer = byte_tokenizer()
+    compiler = GrammarCompiler(tokenizer, 256)
+    state = compiler.compile(GrammarSpec(kind="regex", source="ab")).start()
+    for token in tokenizer.encode("ab"):
+        assert state.accept(token)
+    assert state.is_finished
+    assert all(token >= 256 for token in allowed(compiler, state))
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        ('{"name":"a","age":1}', True),
+        ('{"name": "a", "age": 1}', True),
+        ('{\n  "name": "a",\n  "age": 1\n}', True),
+        ('{"name":  "a"', False),
+        ("{\n\n", False),
+    ],
+)
+def test_whitespace_in_json_is_bounded(
+    text: str, fits: bool, compiler: GrammarCompiler, tokenizer: Tokenizer
+) -> None:
+    state = compiler.compile(GrammarSpec(kind="json_schema", source=json.dumps(SCHEMA))).start()
+    assert all(map(state.accept, tokenizer.encode(text))) == fits
+
+
+def test_masks_of_a_large_vocabulary_take_microseconds(tokenizer: Tokenizer) -> None:
+    """p50 under 50 us and mean under 100 us at 128k tokens; a busy machine may spoil one in a hundred.
+
+    A string with a short maxLength is what llguidance is slow at (1 to 5 ms), and not in this schema.
+    """
+    spec = json.loads(tokenizer.to_json())
+    vocab, rng = spec["model"]["vocab"], random.Random(0)
+    syllables = [a + b + c for a in ("", *"bcdfghklmnprst") for b in "aeiou" for c in ("", *"nrst")]
+    while len(vocab) < 127_900:
+        word = rng.choice(["", "Ġ"]) + "".join(rng.choices(syllables, k=rng.choice([1, 2, 2, 3])))
+        vocab.setdefault(word, len(vocab) + 5)
+    spec["model"]["ignore_merges"] = True
+    large = GrammarCompiler(Tokenizer(json.dumps(spec), eos_ids=tokenizer.eos_ids), 128_256)
+    schema = SCHEMA | {"properties": {"name": {"type": "string"}, "age": {"type": "integer"}}}
+    grammar = large.compile(GrammarSpec(kind="json_schema", source=json.dumps(schema)))
+    times = []
+    for _ in range(10):
+        state = grammar.start()
+        for _ in range(60):
+            begin = time.perf_counter()
+            bits, _ = large.masks([state])
+            times.append((time.perf_counter() - begin) * 1e6)
+            words = np.flatnonzero(np.unpackbits(bits[0].view(np.uint8), bitorder="little"))
+            if not state.accept(int(rng.choice(words[:50]))):
+                break
+    assert np.median(times) < 50
+    assert np.mean(sorted(times)[: len(times) * 99 // 100]) < 100
