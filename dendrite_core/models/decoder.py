@@ -70,6 +70,11 @@ class Decoder:
         self._fused = CudaForward(config, self._parts) if fuses else None
 
     @property
+    def is_fused(self) -> bool:
+        """Whether steps take the CUDA pass, which a graph can capture."""
+        return self._fused is not None
+
+    @property
     def kernels(self) -> tuple[str, str]:
         """Names of the linear kernels for few rows and for many."""
         return self._parts.choice.names

@@ -51,6 +51,7 @@ class TreeAttention:
             self.wide_kernel = wide_kernel
         self.block_d = max(16, 1 << (shape.head_dim - 1).bit_length())
         self.side = torch.cuda.Stream(store.device)
+        self.two_streams = True
         self.step: Step | None = None
 
     def _has_wgmma(self) -> bool:
@@ -87,7 +88,7 @@ class TreeAttention:
         """Store k, v `[T, kv_heads, d]`, then attend q `[T, heads, d]` causally: `[T, heads * d]`."""
         assert self.step is not None
         self.store.layers[layer].index_copy_(1, self.step.places, torch.cat((k, v), 1).transpose(0, 1))
-        return self._run(layer, q.flatten(1) if q.is_contiguous() else q.reshape(q.shape[0], -1))
+        return self.run_stored(layer, q.flatten(1) if q.is_contiguous() else q.reshape(q.shape[0], -1))
 
     __call__ = attend
 
@@ -110,31 +111,33 @@ class TreeAttention:
             shape.heads, shape.kv_heads, shape.head_dim, _HEADS_AT_ONCE, self.block_d,
             head_norm is not None, True, num_warps=4, launch_pdl=True,
         )  # fmt: skip
-        return self._run(layer, qkv)
+        return self.run_stored(layer, qkv)
 
-    def _run(self, layer: int, q: Tensor) -> Tensor:
-        """q: rows of at least `heads * d` numbers -> `[T, heads * d]`."""
+    def run_stored(self, layer: int, q: Tensor) -> Tensor:
+        """Attend over what is stored; q: rows of at least `heads * d` numbers -> `[T, heads * d]`."""
         assert self.step is not None
         plan, window = self.step.plan, self.shape.windows[layer]
         out = q.new_empty(q.shape[0], self.shape.heads * self.shape.head_dim)
         beside = plan.has_wide and plan.has_narrow
-        if beside:
+        if beside and self.two_streams:
             current = torch.cuda.current_stream()
             self.side.wait_stream(current)
-            self._wide(layer, q, out, window)
+            self._narrow(layer, q, out, window, True)
             with torch.cuda.stream(self.side):
-                self._narrow(layer, q, out, window, 264, False)
+                self._wide(layer, q, out, window)
             current.wait_stream(self.side)
-        elif plan.has_wide:
-            self._wide(layer, q, out, window)
         else:
-            self._narrow(layer, q, out, window, self.tiles(q.shape[0]).programs, True)
+            if plan.has_narrow:
+                self._narrow(layer, q, out, window, True)
+            if plan.has_wide:
+                self._wide(layer, q, out, window)
         if plan.merges:
-            at_once, warps = (4, 1) if plan.most_slots <= 4 else (16, 2) if plan.most_slots <= 32 else (32, 4)
-            self.tree.merge[(q.shape[0], self.shape.heads)](
+            few = plan.most_slots <= 4
+            at_once, heads, warps = (4, 1, 1) if few else (16, 1, 2) if plan.most_slots <= 32 else (32, 1, 4)
+            self.tree.merge[(q.shape[0], -(-self.shape.heads // heads))](
                 plan.slot_starts, plan.partial, plan.partial_lse, out, out.stride(0),
-                self.shape.heads, self.shape.head_dim, self.block_d, at_once, not beside,
-                num_warps=warps, launch_pdl=not beside,
+                self.shape.heads, self.shape.head_dim, self.block_d, at_once, heads, not plan.has_wide,
+                num_warps=warps, launch_pdl=not plan.has_wide,
             )  # fmt: skip
         return out
 
@@ -142,7 +145,7 @@ class TreeAttention:
         assert self.step is not None
         plan, keys = self.step.plan, self.store.layers[layer]
         return (
-            plan.queries, plan.query_slots, plan.pages, self.step.positions,
+            plan.query_slots, plan.pages, self.step.positions,
             q, q.stride(0), keys, keys[self.shape.kv_heads :], keys.stride(0), out, out.stride(0),
             plan.partial, plan.partial_lse, self.shape.scale * math.log2(math.e),
         )  # fmt: skip
@@ -159,15 +162,14 @@ class TreeAttention:
             self.wide_kernel.attend_wide[(132,)](
                 plan.counts, plan.wide, *self._pointers(layer, q, out),
                 shape.heads, shape.group, shape.head_dim, *self._pages(), 128, 64, 3,
-                num_warps=8, maxnreg=168,
+                num_warps=8,
             )  # fmt: skip
             return
         tile = (128, 64, 3) if self.half else (64, 32, 2)
         self._plain(layer, q, out, window, 132, (0, 64, 2), tile, False, 8)
 
-    def _narrow(
-        self, layer: int, q: Tensor, out: Tensor, window: int | None, programs: int, pdl: bool
-    ) -> None:
+    def _narrow(self, layer: int, q: Tensor, out: Tensor, window: int | None, pdl: bool) -> None:
+        programs = self.tiles(q.shape[0]).programs
         tokens = 64 if self.half else 32
         tile = (self.tiles(1).narrow, tokens, 4)
         self._plain(layer, q, out, window, programs, tile, (0, tokens, 2), pdl, 4)

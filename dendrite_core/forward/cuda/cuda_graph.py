@@ -36,22 +36,25 @@ class _Graph:
 
 
 class _Inputs:
-    """Per-row integers of a step at fixed places: tokens, positions, places, and pages that are new."""
+    """Per-row integers of a step at fixed places: tokens, positions, places, each row's last page.
+
+    `grown` is by how many tokens rows grew since the plan was made, the same for all.
+    """
 
     def __init__(self, rows: int, device: torch.device) -> None:
         self.rows = rows
-        self.buffer = torch.zeros(5, rows, dtype=torch.int32, device=device)
-        self.tokens, self.positions, self.places, self.page_at, self.page = self.buffer.unbind(0)
-        self.staging = [torch.zeros(5, rows, dtype=torch.int32, pin_memory=True) for _ in range(_STAGES)]
+        self.buffer = torch.zeros(6, rows, dtype=torch.int32, device=device)
+        self.tokens, self.positions, self.places, self.page_at, self.page, self.grown = self.buffer.unbind(0)
+        self.staging = [torch.zeros(6, rows, dtype=torch.int32, pin_memory=True) for _ in range(_STAGES)]
         self.copied = [torch.cuda.Event() for _ in range(_STAGES)]
         self.turn = 0
 
-    def load(self, columns: Sequence[Sequence[int]], rows: int) -> None:
+    def load(self, columns: Sequence[Sequence[int]], rows: int, grown: int) -> None:
         """Copy five columns of `rows` integers; what lies beyond keeps a row that is computed for nothing."""
         self.turn = (self.turn + 1) % _STAGES
         self.copied[self.turn].synchronize()
         staging = self.staging[self.turn].numpy()
-        staging[:, :rows] = columns
+        staging[:5, :rows], staging[5] = columns, grown
         staging[0:2, rows:], staging[2, rows:], staging[3:5, rows:] = 0, -1, staging[3:5, rows - 1 : rows]
         self.buffer.copy_(self.staging[self.turn], non_blocking=True)
         self.copied[self.turn].record()
@@ -82,6 +85,7 @@ class CudaRunner(Runner):
         self.pool = torch.cuda.graph_pool_handle()
         self.plans = 0
         self._planned = -1
+        self._length = 0
         self._tails: list[int] = []
         self._limits: list[int] = []
 
@@ -113,7 +117,8 @@ class CudaRunner(Runner):
         bucket = next(size for size in self.inputs if size >= rows)
         inputs = self.inputs[bucket]
         self.store.copy_pages(batch.copies)
-        inputs.load((batch.token_ids, batch.positions, self._places(batch), *self._new_pages(batch)), rows)
+        columns = (batch.token_ids, batch.positions, self._places(batch), *self._new_pages(batch))
+        inputs.load(columns, rows, batch.kv_lengths[0] - self._length)
         if tokens is not None:
             inputs.tokens[:rows].copy_(tokens)
         plan = self.static
@@ -141,6 +146,7 @@ class CudaRunner(Runner):
 
     def _step(self, inputs: _Inputs) -> Tensor:
         self.static.pages.index_copy_(0, inputs.page_at.long(), inputs.page)
+        self.static.counts[2:3].copy_(inputs.grown[:1])
         self.tree.step = Step(self.static, inputs.positions, inputs.places)
         hidden = self.decoder(inputs.tokens, inputs.positions, self.tree)
         return self.decoder.logits(hidden)
@@ -161,7 +167,7 @@ class CudaRunner(Runner):
             return False
         self.static.load(work)
         self.plans += 1
-        self._planned = batch.topology
+        self._planned, self._length = batch.topology, batch.kv_lengths[0]
         self._tails = work.tail_pages.tolist()
         self._limits = work.room.tolist()
         if (grid := self.tree.grid) is not None:
@@ -178,8 +184,8 @@ class CudaRunner(Runner):
 
 
 def cuda_runner(model: LoadedModel, store: KVStore, shape: AttentionShape) -> Runner:
-    """The runner for a CUDA device; code that is not ours is not captured, only served."""
+    """The runner for a CUDA device: the fused pass by graph, any other as it comes."""
     attention = TreeAttention(shape, store)
-    if isinstance(model.decoder, Decoder):
+    if isinstance(model.decoder, Decoder) and model.decoder.is_fused:
         return CudaRunner(model, store, attention)
     return Runner(model, store, attention)

@@ -30,7 +30,7 @@ class Capacity:
         return (
             len(work.narrow) <= self.narrow
             and len(work.wide) <= self.wide
-            and len(work.queries) <= self.queries
+            and len(work.query_slots) <= self.queries
             and len(work.pages) <= self.pages
             and len(work.slot_starts) <= self.tokens + 1
             and work.slots <= self.slots
@@ -43,7 +43,7 @@ class Capacity:
         return cls(
             max(1, len(work.narrow)),
             max(1, len(work.wide)),
-            max(1, len(work.queries)),
+            max(1, len(work.query_slots)),
             max(1, len(work.pages)),
             tokens,
             max(1, work.slots),
@@ -53,7 +53,8 @@ class Capacity:
 class DevicePlan:
     """The arrays of a work list on the device; see `work_list.py` for what they hold.
 
-    partial: float32 `[slots, heads, d]`, partial_lse: float32 `[slots, heads]`. counts: [narrow, wide].
+    partial: float32 `[slots, heads, d]`, partial_lse: float32 `[slots, heads]`. counts: how many narrow and
+    wide items, and by how many tokens rows grew since the plan was made.
     """
 
     def __init__(self, capacity: Capacity, heads: int, head_dim: int, device: torch.device) -> None:
@@ -62,7 +63,6 @@ class DevicePlan:
             4,
             capacity.narrow * ITEM,
             capacity.wide * ITEM,
-            capacity.queries,
             capacity.queries,
             capacity.pages,
             capacity.tokens + 1,
@@ -73,8 +73,8 @@ class DevicePlan:
         self.staging = torch.zeros(int(places[-1]), dtype=torch.int32, pin_memory=device.type == "cuda")
         self.places = [int(place) for place in places]
         parts = [self.buffer[start : start + size] for start, size in zip(self.places, sizes, strict=False)]
-        self.counts, self.narrow, self.wide, self.queries, self.query_slots = parts[:5]
-        self.pages, self.slot_starts = parts[5:]
+        self.counts, self.narrow, self.wide, self.query_slots = parts[:4]
+        self.pages, self.slot_starts = parts[4:]
         self.partial = torch.empty(capacity.slots, heads, head_dim, device=device)
         self.partial_lse = torch.empty(capacity.slots, heads, device=device)
         self.has_narrow = self.has_wide = self.merges = False
@@ -85,12 +85,11 @@ class DevicePlan:
         """Bring a work list to the device."""
         if self._copied is not None:
             self._copied.synchronize()
-        counts = np.array([len(work.narrow), len(work.wide)], np.int32)
+        counts = np.array([len(work.narrow), len(work.wide), 0, 0], np.int32)
         arrays: list[Ints] = [
             counts,
             work.narrow.reshape(-1),
             work.wide.reshape(-1),
-            work.queries,
             work.query_slots,
             work.pages,
             work.slot_starts,

@@ -17,7 +17,7 @@ NOTHING = tl.constexpr(-1.0e30)
 
 @triton.jit
 def _tile(
-    item, head, items, queries, query_slots, pages, positions,
+    item, head, grown, items, query_slots, pages, positions,
     q, q_stride, keys, values, head_stride, out, out_stride, partial, partial_lse,
     scale, window,
     HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -29,16 +29,17 @@ def _tile(
     base = items + item * 8
     first_page = tl.load(base)
     begin = tl.load(base + 1)
-    end = tl.load(base + 2)
-    first_query = tl.load(base + 3)
+    end = tl.minimum(tl.load(base + 2), begin + tl.load(base + 6) + grown)
+    first_slot = tl.load(base + 3)
     count = tl.load(base + 4)
+    first_query = tl.load(base + 5)
 
     row = tl.arange(0, ROWS)
     which = row // GROUP
     query_head = head * GROUP + row % GROUP
     valid = which < count
-    query = tl.load(queries + first_query + which, mask=valid, other=0)
-    slot = tl.load(query_slots + first_query + which, mask=valid, other=0)
+    query = tl.where(valid, first_query + which, 0)
+    slot = tl.load(query_slots + first_slot + which, mask=valid, other=0)
     position = tl.load(positions + query, mask=valid, other=-1).to(tl.int32)
     dim = tl.arange(0, BLOCK_D)
     in_head = dim < D
@@ -48,7 +49,6 @@ def _tile(
         tl.extra.cuda.gdc_wait()
     tile = tl.load(q + q_at[:, None] + dim[None, :], mask=valid[:, None] & in_head[None, :], other=0.0)
 
-    end = tl.minimum(end, tl.max(position, 0) + 1)
     if WINDOWED:
         earliest = tl.min(tl.where(valid, position, 2147483647), 0) - window + 1
         begin = tl.maximum(begin, tl.maximum(earliest, 0) // TOKENS * TOKENS)
@@ -122,7 +122,7 @@ def _tile(
 
 @triton.jit
 def attend(
-    counts, items, wide_items, queries, query_slots, pages, positions,
+    counts, items, wide_items, query_slots, pages, positions,
     q, q_stride, keys, values, head_stride, out, out_stride, partial, partial_lse,
     scale, window,
     HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -135,18 +135,20 @@ def attend(
 
     The first half of the programs starts with wide items, which are bound by arithmetic, the second half
     with narrow ones, which are bound by memory, so that both are in flight on every multiprocessor.
-    `counts` is [narrow items, wide items]; a width of 0 leaves that class out.
+    `counts` is [narrow items, wide items, tokens that rows grew since the plan]; a width of 0 leaves that
+    class out.
     """
     KV_HEADS: tl.constexpr = HEADS // GROUP
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
     pid = tl.program_id(0)
     programs = tl.num_programs(0)
+    grown = tl.load(counts + 2)
     if WIDE > 0:
         wide_count = tl.load(counts + 1) * KV_HEADS
         for work in tl.range(pid, wide_count, programs):
             _tile(
-                work // KV_HEADS, work % KV_HEADS, wide_items, queries, query_slots, pages, positions,
+                work // KV_HEADS, work % KV_HEADS, grown, wide_items, query_slots, pages, positions,
                 q, q_stride, keys, values, head_stride, out, out_stride, partial, partial_lse,
                 scale, window, HEADS, GROUP, D, BLOCK_D, PAGE, STRIDE, GUARD,
                 WIDE, WIDE_TOKENS, WIDE_STAGES, True, WINDOWED, PRECISION, PDL,
@@ -156,7 +158,7 @@ def attend(
         # Counted from the other end: programs that got a wide item less take a narrow one more.
         for work in tl.range(programs - 1 - pid, narrow_count, programs):
             _tile(
-                work // KV_HEADS, work % KV_HEADS, items, queries, query_slots, pages, positions,
+                work // KV_HEADS, work % KV_HEADS, grown, items, query_slots, pages, positions,
                 q, q_stride, keys, values, head_stride, out, out_stride, partial, partial_lse,
                 scale, window, HEADS, GROUP, D, BLOCK_D, PAGE, STRIDE, GUARD,
                 NARROW, NARROW_TOKENS, NARROW_STAGES, False, WINDOWED, PRECISION, PDL,
@@ -166,11 +168,12 @@ def attend(
 @triton.jit
 def merge(
     slot_starts, partial, partial_lse, out, out_stride,
-    HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, AT_ONCE: tl.constexpr, PDL: tl.constexpr,
+    HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, AT_ONCE: tl.constexpr,
+    HEADS_AT_ONCE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Join a query's partial results for one head, in the order of their tokens."""
+    """Join a query's partial results for a few heads, in the order of their tokens."""
     query = tl.program_id(0)
-    head = tl.program_id(1)
+    head = tl.program_id(1) * HEADS_AT_ONCE + tl.arange(0, HEADS_AT_ONCE)
     first = tl.load(slot_starts + query)
     last = tl.load(slot_starts + query + 1)
     if PDL:
@@ -179,24 +182,26 @@ def merge(
     if first == last:
         return
     dim = tl.arange(0, BLOCK_D)
-    in_head = dim < D
+    inside = (head < HEADS)[:, None] & (dim < D)[None, :]
     lane = tl.arange(0, AT_ONCE)
-    greatest = NOTHING
-    total = 0.0
-    acc = tl.zeros([BLOCK_D], tl.float32)
+    greatest = tl.full([HEADS_AT_ONCE], NOTHING, tl.float32)
+    total = tl.zeros([HEADS_AT_ONCE], tl.float32)
+    acc = tl.zeros([HEADS_AT_ONCE, BLOCK_D], tl.float32)
     for start in tl.range(first, last, AT_ONCE):
         slot = start + lane
-        there = slot < last
-        part = slot.to(tl.int64) * HEADS + head
+        there = (slot < last)[:, None] & (head < HEADS)[None, :]
+        part = slot.to(tl.int64)[:, None] * HEADS + head[None, :]
         lse = tl.load(partial_lse + part, mask=there, other=NOTHING)
         value = tl.load(
-            partial + part[:, None] * D + dim[None, :], mask=there[:, None] & in_head[None, :], other=0.0
+            partial + part[:, :, None] * D + dim[None, None, :],
+            mask=there[:, :, None] & inside[None, :, :],
+            other=0.0,
         )
         higher = tl.maximum(greatest, tl.max(lse, 0))
-        weight = tl.where(there, tl.exp2(lse - higher), 0.0)
+        weight = tl.where(there, tl.exp2(lse - higher[None, :]), 0.0)
         fade = tl.exp2(greatest - higher)
         total = total * fade + tl.sum(weight, 0)
-        acc = acc * fade + tl.sum(value * weight[:, None], 0)
+        acc = acc * fade[:, None] + tl.sum(value * weight[:, :, None], 0)
         greatest = higher
-    out_at = query.to(tl.int64) * out_stride + head * D
-    tl.store(out + out_at + dim, (acc / total).to(out.dtype.element_ty), mask=in_head)
+    out_at = query.to(tl.int64) * out_stride + head[:, None] * D + dim[None, :]
+    tl.store(out + out_at, (acc / total[:, None]).to(out.dtype.element_ty), mask=inside)

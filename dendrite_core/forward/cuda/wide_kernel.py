@@ -90,7 +90,7 @@ def _step(
 
 @gluon.jit
 def _item(
-    item, head, items, queries, query_slots, pages, positions,
+    item, head, grown, items, query_slots, pages, positions,
     q, q_stride, keys, values, head_stride, out, out_stride, partial, partial_lse, scale,
     tile, k_ring, v_ring,
     HEADS: gl.constexpr, GROUP: gl.constexpr, D: gl.constexpr, PAGE: gl.constexpr, STRIDE: gl.constexpr,
@@ -104,16 +104,17 @@ def _item(
     base = items + item * 8
     pages += gl.load(base)
     begin = gl.load(base + 1)
-    end = gl.load(base + 2)
-    first_query = gl.load(base + 3)
+    end = gl.minimum(gl.load(base + 2), begin + gl.load(base + 6) + grown)
+    first_slot = gl.load(base + 3)
     count = gl.load(base + 4)
+    first_query = gl.load(base + 5)
     head_at = head.to(gl.int64)
     keys += head_at * head_stride
     values += head_at * head_stride
 
     row = gl.arange(0, ROWS, gl.SliceLayout(1, COPY))
     listed = row // GROUP < count
-    query = gl.load(queries + first_query + row // GROUP, mask=listed, other=0)
+    query = gl.where(listed, first_query + row // GROUP, 0)
     q_at = query.to(gl.int64) * q_stride + (head * GROUP + row % GROUP) * D
     dim = gl.arange(0, D, gl.SliceLayout(0, COPY))
     value = gl.load(q + q_at[:, None] + dim[None, :], mask=listed[:, None], other=0.0)
@@ -121,9 +122,8 @@ def _item(
 
     row = gl.arange(0, ROWS, gl.SliceLayout(1, SCORES))
     valid = row // GROUP < count
-    query = gl.load(queries + first_query + row // GROUP, mask=valid, other=0)
+    query = gl.where(valid, first_query + row // GROUP, 0)
     position = gl.load(positions + query, mask=valid, other=-1).to(gl.int32)
-    end = gl.minimum(end, gl.max(position, 0) + 1)
     seen = gl.minimum(end, gl.min(gl.where(valid, position, 2147483647), 0) + 1)
     steps = gl.maximum((end - begin + TOKENS - 1) // TOKENS, 0)
     whole = gl.maximum(seen - begin, 0) // TOKENS
@@ -180,14 +180,14 @@ def _item(
     acc = warpgroup_mma(weight, v_ring.index((gl.maximum(steps, 1) - 1) % DEPTH), acc)
 
     lse = gl.where(total > 0, greatest + gl.log2(total), NOTHING)
-    slot = gl.load(query_slots + first_query + row // GROUP, mask=valid, other=0)
+    slot = gl.load(query_slots + first_slot + row // GROUP, mask=valid, other=0)
     part = slot.to(gl.int64) * HEADS + head * GROUP + row % GROUP
     gl.store(partial_lse + part, lse, mask=valid & (slot >= 0))
 
     row = gl.arange(0, ROWS, gl.SliceLayout(1, RESULT))
     valid = row // GROUP < count
-    query = gl.load(queries + first_query + row // GROUP, mask=valid, other=0)
-    slot = gl.load(query_slots + first_query + row // GROUP, mask=valid, other=0)
+    query = gl.where(valid, first_query + row // GROUP, 0)
+    slot = gl.load(query_slots + first_slot + row // GROUP, mask=valid, other=0)
     total = gl.convert_layout(total, gl.SliceLayout(1, RESULT))
     result = acc / gl.where(total > 0, total, 1.0)[:, None]
     dim = gl.arange(0, D, gl.SliceLayout(0, RESULT))
@@ -201,7 +201,7 @@ def _item(
 
 @gluon.jit
 def attend_wide(
-    counts, items, queries, query_slots, pages, positions,
+    counts, items, query_slots, pages, positions,
     q, q_stride, keys, values, head_stride, out, out_stride, partial, partial_lse, scale,
     HEADS: gl.constexpr, GROUP: gl.constexpr, D: gl.constexpr, PAGE: gl.constexpr, STRIDE: gl.constexpr,
     GUARD: gl.constexpr, ROWS: gl.constexpr, TOKENS: gl.constexpr, DEPTH: gl.constexpr,
@@ -215,9 +215,10 @@ def attend_wide(
     k_ring = gl.allocate_shared_memory(DTYPE, [DEPTH, TOKENS, D], STEP_TILE)
     v_ring = gl.allocate_shared_memory(DTYPE, [DEPTH, TOKENS, D], STEP_TILE)
     count = gl.load(counts + 1) * KV_HEADS
+    grown = gl.load(counts + 2)
     for work in range(gl.program_id(0), count, gl.num_programs(0)):
         _item(
-            work // KV_HEADS, work % KV_HEADS, items, queries, query_slots, pages, positions,
+            work // KV_HEADS, work % KV_HEADS, grown, items, query_slots, pages, positions,
             q, q_stride, keys, values, head_stride, out, out_stride, partial, partial_lse, scale,
             tile, k_ring, v_ring, HEADS, GROUP, D, PAGE, STRIDE, GUARD, ROWS, TOKENS, DEPTH,
         )  # fmt: skip

@@ -1,14 +1,14 @@
 """`WorkList`: what the tree-attention kernels do in one step, planned from a `Batch` with numpy.
 
-    narrow, wide  int32 [n, 8]   first page | begin | end | first query | queries | 3 for the planner alone
-    queries       int32 [m]      for each item a run of them: which tokens of the step look at it
-    query_slots   int32 [m]      beside `queries`: where that query's partial result goes, -1 = straight out
+    narrow, wide  int32 [n, 8]   first page | begin | end | first slot | queries | first query | reads | -
+    query_slots   int32 [m]      for each query of an item where its partial result goes, -1 = straight out
     pages         int32 [p]      token t of an item lies in page pages[first page + t // page_size]
     slot_starts   int32 [T + 1]  partial results of a query, in the order of their tokens
 
 Items come in two classes: `narrow` tiles of few rows for what few queries see, and `wide` ones. Heads that
-share a K/V head are rows of one tile. `end` is open for the last item of a row, so that the list stays
-valid while rows grow: how far to read is known on the device, by each query's position.
+share a K/V head are rows of one tile. An item's queries are tokens of the step, one after another; it
+reads `reads` tokens of K and V from `begin`, and one more for every step that rows grow, up to `end`, which
+is open for the last item of a row: so the list stays valid while rows grow.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ class Tiles:
     """What the planner has to know of the kernels.
 
     narrow, wide: rows of a tile; wide may be 0. tokens: K/V tokens a tile steps by. programs: how many run
-    at once, narrow and wide. longest: tokens of a narrow item. grid: cut KV at multiples of this many
-    tokens and nowhere else, so that a row's result does not depend on its neighbours; None cuts where nodes
-    end and as the load asks.
+    at once, narrow and wide. longest: tokens of a narrow item. worth_wide: when narrow tiles would read
+    fewer tokens than this for what many share, wide ones do not earn their launch. grid: cut KV at
+    multiples of this many tokens and nowhere else, so that a row's result does not depend on its
+    neighbours; None cuts where nodes end and as the load asks.
     """
 
     group: int
@@ -52,6 +53,7 @@ class Tiles:
     programs: int = 528
     wide_programs: int = 132
     longest: int = 1024
+    worth_wide: int = 12288
     grid: int | None = None
 
     def per_tile(self, rows: int) -> int:
@@ -69,7 +71,6 @@ class WorkList:
 
     narrow: Ints
     wide: Ints
-    queries: Ints
     query_slots: Ints
     pages: Ints
     slot_starts: Ints
@@ -101,19 +102,21 @@ def plan(batch: Batch, tiles: Tiles, spare: int = 0) -> WorkList:
     found = batch.spans if tiles.grid is None else _on_grid(batch, tiles.grid // tiles.page_size)
     nodes, pages, tails, room = _lay_out(batch, found, tiles.page_size, spare)
     sharing = nodes.last - nodes.first
-    is_wide = (sharing > tiles.per_tile(tiles.narrow)) if tiles.wide else np.zeros(len(sharing), bool)
+    is_wide = sharing > tiles.per_tile(tiles.narrow)
+    again = (-(-sharing // tiles.per_tile(tiles.narrow)) * (nodes.reach - nodes.start))[is_wide].sum()
+    if not tiles.wide or again < tiles.worth_wide:
+        is_wide[:] = False
     positions = np.asarray(batch.positions, np.int64)
     narrow = _cut(np.flatnonzero(~is_wide), nodes, positions, tiles, tiles.narrow)
     wide = _cut(np.flatnonzero(is_wide), nodes, positions, tiles, tiles.wide)
-    queries, slots, starts = _connect(np.concatenate((narrow, wide)), len(positions))
-    # Items of both classes point into one list of queries, narrow ones first.
+    slots, starts = _connect(np.concatenate((narrow, wide)), len(positions))
+    # Items of both classes point into one list of slots, narrow ones first.
     firsts = np.cumsum(np.concatenate(([0], narrow[:, 4], wide[:, 4])))[:-1]
     narrow[:, 3], wide[:, 3] = firsts[: len(narrow)], firsts[len(narrow) :]
     as_int = np.int32
     return WorkList(
         narrow.astype(as_int),
         wide.astype(as_int),
-        queries.astype(as_int),
         slots.astype(as_int),
         pages,
         starts.astype(as_int),
@@ -175,7 +178,7 @@ def _lay_out(
 def _cut(index: Longs, nodes: _Nodes, positions: Longs, tiles: Tiles, rows: int) -> Longs:
     """Items `[n, 8]` of the nodes `index`, for tiles of `rows` rows, the most expensive first.
 
-    Column 5 is the item's first query as a token of the step, 6 the tokens it reads, 3 is left for later.
+    Column 3, the first slot, is left for later.
     """
     if not len(index):
         return np.zeros((0, ITEM), np.int64)
@@ -242,8 +245,8 @@ def _product(index: Longs, blocks: Longs, cuts: Longs) -> tuple[Longs, Longs, Lo
     return node, inner // per_block, inner % per_block
 
 
-def _connect(items: Longs, tokens: int) -> tuple[Longs, Longs, Longs]:
-    """Queries of all items, their slots, and where each query's slots start."""
+def _connect(items: Longs, tokens: int) -> tuple[Longs, Longs]:
+    """Slots of the queries of all items, and where each query's slots start."""
     counts = items[:, 4]
     item = np.repeat(np.arange(len(items)), counts)
     query = items[item, 5] + np.arange(len(item)) - (np.cumsum(counts) - counts)[item]
@@ -255,4 +258,4 @@ def _connect(items: Longs, tokens: int) -> tuple[Longs, Longs, Longs]:
     rank = np.empty(len(item), np.int64)
     rank[order] = np.arange(len(item)) - (np.cumsum(found) - found)[query[order]]
     slots = np.where(found[query] == 1, -1, starts[query] + rank)
-    return query, slots, starts
+    return slots, starts

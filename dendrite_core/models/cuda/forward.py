@@ -60,6 +60,7 @@ class CudaForward:
 
         self.config, self.parts = config, parts
         self.kernels, self.cdiv = kernels, triton.cdiv
+        self.pdl = True
         self.rotations = torch.view_as_real(parts.rotations).flatten(1)
 
     def __call__(self, token_ids: Tensor, positions: Tensor, attend: FusedAttend) -> Tensor:
@@ -133,11 +134,11 @@ class CudaForward:
         matrix, bias = weight.matrix, weight.bias
         width, inner = matrix.shape[0] // (2 if gated else 1), matrix.shape[1]
         out = x.new_empty(1, width)
-        rows, step, warps = vector_tile(width, inner, gated)
+        rows, step, warps = vector_tile(inner, gated)
         self.kernels.vector_product[(self.cdiv(width, rows),)](
             x, matrix, _or(bias, x), _or(residual, x), _or(norm, x), out, width, self.config.norm_eps,
-            inner, rows, step, norm is not None, gated, bias is not None, residual is not None, 0, True,
-            num_warps=warps, launch_pdl=True,
+            inner, rows, step, norm is not None, gated, bias is not None, residual is not None, self.pdl,
+            num_warps=warps, launch_pdl=self.pdl,
         )  # fmt: skip
         return out
 
@@ -154,12 +155,11 @@ class CudaForward:
         return out
 
 
-def vector_tile(width: int, inner: int, gated: bool) -> tuple[int, int, int]:
-    """Rows of the weight, columns at a time and warps of one program of `vector_product`."""
-    step = min(inner & -inner, 2048)
-    if step == 2048:
-        return (1 if gated else 2), 2048, 4
-    return max(2, 4096 // step) // (2 if gated else 1), step, 4
+def vector_tile(inner: int, gated: bool) -> tuple[int, int, int]:
+    """Rows of the weight, columns at a time and warps of one program of `vector_product`, as measured."""
+    step = min(inner & -inner, 512)
+    rows = 4096 // step
+    return (rows // 4 if gated else rows), step, 4
 
 
 def _weight(kernel: Kernel) -> Weight:

@@ -87,7 +87,7 @@ def product(
 def vector_product(
     x, w, bias, residual, norm, out, width, eps,
     K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, NORMED: tl.constexpr, GATED: tl.constexpr,
-    BIASED: tl.constexpr, RESIDUAL: tl.constexpr, FETCH: tl.constexpr, PDL: tl.constexpr,
+    BIASED: tl.constexpr, RESIDUAL: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """`product` for one row, without tensor cores: K has to be a multiple of BLOCK_K."""
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -97,8 +97,6 @@ def vector_product(
     weight = tl.load(w_at)
     if GATED:
         more = tl.load(w_at + width * K)
-    if FETCH > 0:
-        _fetch(w + tl.program_id(0).to(tl.int64) * BLOCK_N * K, FETCH)
     _await_previous(PDL)
     acc = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
     up = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
