@@ -17,6 +17,7 @@ from dendrite_core.engine.engine import Engine
 from dendrite_core.engine.messages import Started
 from dendrite_core.engine.stream import Stream
 from dendrite_core.errors import DendriteError, ModelNotFound
+from dendrite_core.params import SamplingParams
 from dendrite_server.config import ServerConfig
 from dendrite_server.protocol.identity import completion_id
 from dendrite_server.protocol.request import Limits
@@ -58,6 +59,11 @@ class Service:
         """What names an answer of this moment."""
         name = completion_id(prefix, started.branch_ids[0], choices)
         return Header(name, kind, int(time.time()), model, self.fingerprint)
+
+    async def prepare(self, params: SamplingParams) -> None:
+        """Compile what a request is held to, off the event loop, before it is submitted."""
+        if params.grammar is not None:
+            await asyncio.to_thread(self.engine.grammars.compile, params.grammar)
 
     def abandon(self, stream: Stream) -> None:
         """Stop a request that nobody listens to any more, and free its branches."""

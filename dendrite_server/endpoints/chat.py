@@ -39,6 +39,7 @@ async def create_chat_completion(request: Request) -> Response:
     asked = read_as(request, body, parse_chat)
     model = service.model_name(asked.model)
     prompt, joint = await encode_messages(service, asked)
+    await service.prepare(asked.params)
     renamed = {"max_tokens": "max_completion_tokens"} if body.get("max_completion_tokens") else {}
     generation = Generation(service, engine_requests(request, asked, [prompt], joint), renamed)
     tokenizer = service.engine.tokenizer

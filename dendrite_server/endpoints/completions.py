@@ -33,6 +33,7 @@ async def create_completion(request: Request) -> Response:
     model = service.model_name(asked.model)
     size = sum(len(prompt) for prompt in asked.prompts if isinstance(prompt, str))
     prompts = await off_loop_if_long(size, lambda: _encode(service, asked))
+    await service.prepare(asked.params)
     generation = Generation(service, _engine_requests(request, asked, prompts), {"messages": "prompt"})
     echoes = _echoes(service, asked, prompts)
     choices = asked.n * len(prompts)

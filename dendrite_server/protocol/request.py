@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dendrite_core.params import SamplingParams
+from dendrite_server.protocol.constraints import read_constraint
 from dendrite_server.protocol.fields import (
     Fields,
     as_strings,
@@ -23,7 +24,7 @@ from dendrite_server.protocol.fields import (
 from dendrite_server.protocol.identity import as_branch_id
 from dendrite_server.protocol.messages import Message, final_text, parse_messages
 from dendrite_server.protocol.sampling import chat_logprobs, chat_max_tokens, read_sampling, top_count
-from dendrite_server.protocol.tools import read_response_format, read_tools
+from dendrite_server.protocol.tools import read_tools
 
 COMPLETION_MAX_TOKENS = 16
 
@@ -40,7 +41,6 @@ HARMLESS: dict[str, Callable[[Fields, str], object]] = {
 }
 
 _TEXT_ONLY = "This server's models read and write text only."
-_CONSTRAINTS = "Constrained output is not available on this server yet."
 _BEAMS = "Beam search is not a sampling mode here: fork with 'n_branches' and keep the best."
 _EXTENSIONS = {
     "allowed_token_ids": "Use 'logit_bias'.",
@@ -48,12 +48,7 @@ _EXTENSIONS = {
     "chat_template": "The model's own chat template is used.",
     "documents": "Put the documents into the messages.",
     "early_stopping": _BEAMS,
-    "guided_choice": _CONSTRAINTS,
-    "guided_grammar": _CONSTRAINTS,
-    "guided_json": _CONSTRAINTS,
-    "guided_regex": _CONSTRAINTS,
     "length_penalty": _BEAMS,
-    "structured_outputs": _CONSTRAINTS,
     "truncate_prompt_tokens": "Prompts are never cut; a prompt that is too long is refused.",
     "use_beam_search": _BEAMS,
 }
@@ -136,7 +131,7 @@ def parse_chat(data: dict[str, Any], limits: Limits) -> ChatRequest:
     if continues:
         _check_continuation(fields, messages, opens_turn)
     read_tools(fields)
-    read_response_format(fields)
+    constraint = read_constraint(fields)
     _read_defaults(fields)
     kwargs = template_kwargs(fields)
     of_prompt = top_count(fields, "prompt_logprobs")
@@ -146,6 +141,7 @@ def parse_chat(data: dict[str, Any], limits: Limits) -> ChatRequest:
         logprobs=chat_logprobs(fields),
         prompt_logprobs=of_prompt,
         vocab_size=limits.vocab_size,
+        grammar=constraint,
     )
     return ChatRequest(
         **_common(fields, params, limits, of_prompt),
@@ -171,6 +167,7 @@ def parse_completion(data: dict[str, Any], limits: Limits) -> CompletionRequest:
         # What is echoed is part of the answer, and so are its logprobs.
         prompt_logprobs=logprobs if echo and of_prompt is None else of_prompt,
         vocab_size=limits.vocab_size,
+        grammar=read_constraint(fields),
     )
     best_of = fields.integer("best_of", low=1, high=limits.max_branches)
     common = _common(fields, params, limits, of_prompt)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dendrite_core.params import MAX_TOP_LOGPROBS, SamplingParams
+from dendrite_core.params import MAX_TOP_LOGPROBS, GrammarSpec, SamplingParams
 from dendrite_server.protocol.fields import (
     Fields,
     as_number,
@@ -22,6 +22,7 @@ def read_sampling(
     logprobs: int | None,
     prompt_logprobs: int | None,
     vocab_size: int,
+    grammar: GrammarSpec | None = None,
 ) -> SamplingParams:
     """Take every sampling field. Ranges that depend on one value are checked by `SamplingParams` itself."""
     ids = fields.take("stop_token_ids")
@@ -44,6 +45,7 @@ def read_sampling(
         skip_special_tokens=fields.boolean("skip_special_tokens", True),
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
+        grammar=grammar,
     )
 
 

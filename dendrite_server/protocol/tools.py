@@ -1,7 +1,6 @@
-"""Tools and structured output: what is understood of them today, everything else refused by name.
+"""Tools: what is understood of them today, everything else refused by name.
 
-A request may say that it wants none of it (`tool_choice: "none"`, `response_format: {"type": "text"}`),
-because that is what it gets.
+A request may say that it wants none (`tool_choice: "none"`), because that is what it gets.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 from dendrite_server.protocol.fields import Fields, invalid, unsupported, wrong_type
 
 _NO_TOOLS = "Tool calling is not available on this server yet; only tool_choice 'none' can be honoured."
-_NO_FORMATS = "Constrained output is not available on this server yet; only the type 'text' can be honoured."
 
 
 def read_tools(fields: Fields) -> None:
@@ -23,14 +21,3 @@ def read_tools(fields: Fields) -> None:
         raise unsupported(fields.path("tools"), _NO_TOOLS)
     if not tools and choice not in (None, "none"):
         raise invalid(fields.path("tool_choice"), "it is only allowed when 'tools' are specified.")
-
-
-def read_response_format(fields: Fields) -> None:
-    wanted = fields.object("response_format")
-    if wanted is None:
-        return
-    wanted.require("type")
-    kind = wanted.choice("type", ("text", "json_object", "json_schema", "grammar", "python"))
-    if kind != "text":
-        raise unsupported("response_format", _NO_FORMATS)
-    wanted.finish()

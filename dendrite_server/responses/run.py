@@ -105,6 +105,7 @@ class Run:
     async def _submit(self, chat: ChatRequest) -> None:
         with in_callers_words():
             prompt, joint = await encode_messages(self._service, chat)
+            await self._service.prepare(chat.params)
             self._stream = self._service.engine.submit(self._make(chat, prompt, joint))
 
     def cancel(self) -> None:

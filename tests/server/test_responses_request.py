@@ -126,6 +126,11 @@ def test_unsupported_field_is_refused_by_name(name: str) -> None:
 
 
 SHARED_VALUES: dict[str, Any] = {
+    "guided_choice": ["a"],
+    "guided_grammar": "start: /a/",
+    "guided_json": {},
+    "guided_regex": "a",
+    "structured_outputs": {"regex": "a"},
     "cache_salt": "tenant",
     "chat_template_kwargs": {"a": 1},
     "logit_bias": {"7": 1},
