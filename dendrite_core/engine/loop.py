@@ -73,8 +73,22 @@ class EngineLoop:
     def run(self) -> None:
         """Step until told to stop; the body of the engine's thread."""
         while not self._stopping:
-            self.step()
-        self._fail(list(self.jobs.values()), SequenceFailed("the engine was closed"))
+            try:
+                self.step()
+            except Exception as error:
+                log.exception("a fault outside any sequence; all that is in flight ends")
+                self._give_up(SequenceFailed(f"internal error: {error}"))
+        self._give_up(SequenceFailed("the engine was closed"))
+
+    def _give_up(self, error: Exception) -> None:
+        """End every request, also one whose own state is what is broken: no reader may wait forever."""
+        for stream, job in list(self.jobs.items()):
+            try:
+                self._fail([job], error)
+            except Exception:
+                log.exception("request %s could not be taken apart", stream.request.request_id)
+                self.jobs.pop(stream, None)
+                self._post(stream, error)
         self._deliver()
 
     def step(self) -> None:
@@ -148,7 +162,6 @@ class EngineLoop:
             return
         self.steps += 1
         self.scheduler.commit(step, scores)
-        self._generated_tokens += len(sampled.token_ids)
         self._emit(step, sampled)
 
     def _start_masks(self, step: Step) -> Callable[[], TokenMasks] | None:

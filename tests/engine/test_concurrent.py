@@ -7,8 +7,12 @@ import random
 import threading
 from collections.abc import Callable
 
+import pytest
+
 from dendrite_core import Engine, SamplingParams
+from dendrite_core.cache.branch import Branch
 from dendrite_core.cache.invariants import check
+from dendrite_core.errors import SequenceFailed
 
 MakeEngine = Callable[..., Engine]
 
@@ -83,3 +87,22 @@ async def test_a_caller_who_leaves_its_command_does_not_end_the_engine(make_engi
     for future in left:
         future.cancel()
     assert (await asyncio.wrap_future(engine.stats())).branches == 1, "released, though nobody waited for it"
+
+
+def test_a_fault_in_the_loop_ends_requests_and_not_the_engine(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    advance, calls = engine._loop.book.cache.advance, 0
+
+    def fails_once(branch: Branch, count: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise RuntimeError("planted")
+        advance(branch, count)
+
+    engine._loop.book.cache.advance = fails_once  # type: ignore[method-assign]
+    params = SamplingParams(max_tokens=30, seed=3, ignore_eos=True, temperature=0)
+    with pytest.raises(SequenceFailed, match="planted"):
+        engine.generate([5, 6, 7], params)
+    assert len(engine.generate([5, 6, 7], params).choices[0].token_ids) == 30
+    assert engine.in_flight == 0
