@@ -6,6 +6,8 @@ import argparse
 from importlib import import_module
 
 QUESTIONS = {
+    "decode": ("benchmarks.gpu.steps", "What does a decode step of an 8B model cost, alone and in a tree?"),
+    "attention": ("benchmarks.gpu.attention", "What does one layer's attention over a tree cost on a GPU?"),
     "fork-overhead": ("benchmarks.fork", "What does a fork cost, and does it depend on the past's length?"),
     "vs-hf": ("benchmarks.vs_hf", "How much faster than transformers, one stream and 16 branches?"),
 }
