@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dendrite_core.forward.attention import AttentionShape
@@ -73,23 +75,25 @@ class Tails:
         self,
         tails: Sequence[Sequence[Piece]],
         shape: AttentionShape,
-        store: KVStore,
+        copies: CopyCache,
         layers: Sequence[int],
-        budget: int,
     ) -> None:
-        self._shape, self._store, self._layers = shape, store, layers
+        self._shape, self._store, self._layers = shape, copies.store, layers
         lengths = [sum(piece.tokens for piece in tail) for tail in tails]
         filled, rows = max(lengths), len(tails)
         self.column = filled - 1
         self.room = filled + max(2 * COLUMNS, filled // 2)
-        self.slots = torch.zeros(rows, self.room, dtype=torch.int64)
-        self.mask = torch.full((shape.kv_heads, rows, 1, self.room), -torch.inf)
-        for row, (tail, length) in enumerate(zip(tails, lengths, strict=True)):
-            if tail:
-                self.slots[row, filled - length : filled] = slots_of(tail)
-                self.mask[:, row, :, filled - length : filled] = 0
-        size = len(layers) * 2 * shape.kv_heads * rows * self.room * shape.head_dim * 4
-        self._kept = self._gather() if size <= budget else None
+        self._width = filled
+        unused = torch.arange(self.room) < filled - torch.tensor(lengths)[:, None]
+        unused[:, filled:] = True
+        self.mask = torch.zeros(shape.kv_heads, rows, 1, self.room).masked_fill_(unused[:, None], -torch.inf)
+        self.slots = torch.from_numpy(_right_aligned(tails, lengths, filled, self.room))
+        self._kept = copies.workspace.take(len(layers), 2 * shape.kv_heads, rows, self.room, shape.head_dim)
+        if self._kept is not None and filled:
+            self._fill(self._kept, filled)
+            for row, length in enumerate(lengths):
+                if not length:
+                    self._kept[:, :, row, :filled] = 0
 
     def open(self, slots: Sequence[int]) -> None:
         """Make the next column that of this step's tokens, which are stored at `slots`."""
@@ -102,27 +106,48 @@ class Tails:
 
     def widen(self, width: int) -> None:
         """Offer the first `width` columns."""
-        self._width = width
         if self._kept is not None:
+            # A weight of zero hides any number but not a NaN, which other rows may have left in memory.
+            self._kept[..., self._width : width, :] = 0
             used = self._kept[..., :width, :]
             keys = used[:, : self._shape.kv_heads].flatten(1, 2).transpose(2, 3).unbind(0)
             values = used[:, self._shape.kv_heads :].flatten(1, 2).unbind(0)
             self._pairs = dict(zip(self._layers, zip(keys, values, strict=True), strict=True))
+        self._width = width
 
     def extend(self, layer: int, kv: Tensor) -> Pair:
         """Add the new tokens' `[rows, 2 * kv_heads, d]`; all K `[kv_heads * rows, d, width]` and V."""
         if self._kept is not None:
             self._new[layer].copy_(kv.transpose(0, 1))
             return self._pairs[layer]
-        places = self._store.places(self.slots[:, : self._width].flatten())
-        kv = self._store.layers[layer].index_select(1, places).float()
+        kv = self._store.gather_layer(layer, self.slots[:, : self._width].flatten()).float()
         k, v = kv.view(2, -1, self._width, self._shape.head_dim).unbind(0)
         return k.transpose(1, 2), v
 
-    def _gather(self) -> Tensor:
-        """`[layers, 2 * kv_heads, rows, room, d]`"""
-        kv = self._store.gather(self.slots.flatten(), self._layers).float()
-        return kv.view(*kv.shape[:2], *self.slots.shape, -1)
+    def _fill(self, kept: Tensor, filled: int) -> None:
+        slots = self.slots[:, :filled]
+        if len(self._layers) == self._store.num_layers:
+            found = self._store.gather(slots.flatten())
+            kept[..., :filled, :] = found.view(*found.shape[:2], *slots.shape, -1)
+            return
+        for index, layer in enumerate(self._layers):
+            one = self._store.gather_layer(layer, slots.flatten())
+            kept[index, ..., :filled, :] = one.view(-1, *slots.shape, one.shape[-1])
+
+
+def _right_aligned(
+    tails: Sequence[Sequence[Piece]], lengths: Sequence[int], filled: int, room: int
+) -> NDArray[np.int64]:
+    """The slots of every tail, `[rows, room]`; what is left over repeats a slot of the same row."""
+    slots = np.zeros((len(tails), room), dtype=np.int64)
+    for row, (tail, length) in enumerate(zip(tails, lengths, strict=True)):
+        column = filled - length
+        if tail:
+            slots[row] = tail[0].slot
+        for piece in tail:
+            slots[row, column : column + piece.tokens] = np.arange(piece.slot, piece.slot + piece.tokens)
+            column += piece.tokens
+    return slots
 
 
 class RowBlock:
@@ -142,7 +167,7 @@ class RowBlock:
         self.rows = plan.end_row - plan.first_row
         self._node_columns = plan.node_columns
         self._nodes = [SharedNode(node, shape, store, copies) for node in plan.nodes]
-        self._tails = Tails(plan.tails, shape, store, layers, copies.budget)
+        self._tails = Tails(plan.tails, shape, copies, layers)
         self._width = 0
         self._queries = torch.empty(shape.kv_heads, self.rows * shape.group, shape.head_dim)
         self._out = torch.empty_like(self._queries)

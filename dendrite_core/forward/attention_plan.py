@@ -150,7 +150,8 @@ def _cut(
             depth[row] = stop
             begin = max(position, end, decode.stored[row] + 1 - window if window else 0)
             tails[row] += rest
-            tails[row] += pieces_of(span.pages, position, begin, min(stop, decode.stored[row]), page_size)
+            if begin < min(stop, decode.stored[row]):
+                tails[row] += pieces_of(span.pages, position, begin, min(stop, decode.stored[row]), page_size)
     return nodes, tails
 
 

@@ -66,6 +66,7 @@ class TreeAttention:
         seen = Seen.of(ints, decode)
         if windows != self._windows or not seen.follows(self._seen) or not self._advance(slots):
             self._windows = windows
+            self._copies.workspace.reset()
             self._blocks = {window: self._plan_blocks(decode, window) for window in dict.fromkeys(windows)}
             started = self._advance(slots)
             assert started, "a new plan has no room for its first step"

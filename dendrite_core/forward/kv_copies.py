@@ -1,7 +1,8 @@
-"""Float32 copies of KV that no view reaches: scattered pages, or a store of another dtype."""
+"""Float32 copies of KV that no view reaches: scattered pages, other dtypes, tails side by side."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -20,6 +21,32 @@ def positions_of(pieces: Sequence[Piece]) -> Tensor:
     return torch.cat([torch.arange(piece.position, piece.position + piece.tokens) for piece in pieces])
 
 
+class Workspace:
+    """Float32 memory that every planning takes anew, so that no page of it has to be mapped twice."""
+
+    def __init__(self, budget: int) -> None:
+        self._room = budget // 4
+        self._left = self._room
+        self._memory = torch.empty(0)
+        self._used = 0
+
+    def reset(self) -> None:
+        """What was taken before is not in use any more."""
+        self._left, self._used = self._room, 0
+
+    def take(self, *shape: int) -> Tensor | None:
+        """An uninitialised tensor, or None beyond the budget."""
+        size = math.prod(shape)
+        if size > self._left:
+            return None
+        if self._used + size > len(self._memory):
+            self._memory, self._used = torch.empty(2 * size), 0
+        found = self._memory[self._used : self._used + size].view(shape)
+        self._used += size
+        self._left -= size
+        return found
+
+
 class CopyCache:
     """Float32 copies of KV that no view reaches, valid until one of their pages is written again."""
 
@@ -29,6 +56,7 @@ class CopyCache:
         self._clock = 0
         self._written = [0] * store.num_pages
         self._copies: dict[tuple[Piece, ...], tuple[int, Tensor]] = {}
+        self.workspace = Workspace(budget)
 
     def wrote(self, slots: Sequence[int], copies: Sequence[tuple[int, int]]) -> None:
         """A new step begins; these slots and copy destinations get new content in it."""

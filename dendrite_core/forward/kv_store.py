@@ -84,12 +84,13 @@ class KVStore:
         assert not self.canaries, "guards lie between the pages"
         return self.data.narrow(2, slot, tokens)
 
-    def gather(self, slots: Tensor, layers: Sequence[int] | None = None) -> Tensor:
-        """A copy `[layers, 2 * kv_heads, n, head_dim]` of any slots `[n]`, of all layers or those named."""
-        places = self.places(slots)
-        if layers is None or len(layers) == self.num_layers:
-            return self.data.index_select(2, places)
-        return torch.stack([self.layers[layer].index_select(1, places) for layer in layers])
+    def gather(self, slots: Tensor) -> Tensor:
+        """A copy `[layers, 2 * kv_heads, n, head_dim]` of any slots `[n]`, of all layers at once."""
+        return self.data.index_select(2, self.places(slots))
+
+    def gather_layer(self, layer: int, slots: Tensor) -> Tensor:
+        """A copy `[2 * kv_heads, n, head_dim]` of any slots `[n]`."""
+        return self.layers[layer].index_select(1, self.places(slots))
 
     def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy source to destination pages in every layer; sources are read before anything is written."""
