@@ -71,6 +71,19 @@ def test_a_fork_equals_the_same_tokens_computed_anew(model: LoadedModel) -> None
     assert close(forked, runner.run(filled(forest.step({anew: 120}))))
 
 
+def test_short_prompts_beside_decoding_rows_replay_a_graph(model: LoadedModel) -> None:
+    runner, forest = build_runner(model, PAGES, PAGE), Forest(PAGE, PAGES, scattered=True)
+    root = forest.open()
+    runner.run(filled(forest.step({root: 90})))
+    for new in (2, 17, 60, 2):
+        child, other = forest.fork(root), forest.open()
+        batch = filled(forest.step({root: 1, child: new, other: new}))
+        found = runner.run(batch).clone()
+        assert close(found, exact(model, runner, batch))
+        forest.close(other)
+    assert runner.graphs  # type: ignore[attr-defined]
+
+
 def test_tokens_on_the_device_stand_in_for_those_of_the_batch(model: LoadedModel) -> None:
     runner, forest = build_runner(model, PAGES, PAGE), Forest(PAGE, PAGES)
     rows = [forest.open() for _ in range(3)]

@@ -81,8 +81,8 @@ class TreeAttention:
         self.step = Step(loaded, batch.positions, self.store.places(batch.slots))
 
     def work_of(self, batch: Batch, spare: int) -> Any:
-        """The work list of a decode step that will be used again while its rows grow."""
-        return plan(batch, self.tiles(batch.rows), spare)
+        """The work list of a small step; one of decoding rows will be used again while they grow."""
+        return plan(batch, self.tiles(len(batch.token_ids)), spare)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store k, v `[T, kv_heads, d]`, then attend q `[T, heads, d]` causally: `[T, heads * d]`."""

@@ -1,9 +1,10 @@
 # mypy: disable-error-code="no-untyped-call"
-"""`CudaRunner`: decode steps as replays of CUDA graphs, one per size of batch, for trees of any shape.
+"""`CudaRunner`: small steps as replays of CUDA graphs, one per number of tokens, for trees of any shape.
 
-A graph reads tokens, positions, places and the attention's plan from fixed addresses. The plan is made
-anew only when the tree changes or a row outgrows the pages set aside for it; in between a step is one copy
-of a few integers to the device and one replay.
+A graph reads tokens, positions, places and the attention's plan from fixed addresses. It does not know
+rows: that is the plan's business, so a short prompt beside decoding rows replays the same graph. The plan
+is made anew when the tree changes or a row outgrows the pages set aside for it; in between a step is one
+copy of a few integers to the device and one replay.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class _Graph:
 
 
 class _Inputs:
-    """Per-row integers of a step at fixed places: tokens, positions, places, each row's last page.
+    """Integers of a step at fixed places, by token: tokens, positions, places; by row: its last page.
 
     `grown` is by how many tokens rows grew since the plan was made, the same for all.
     """
@@ -50,7 +51,7 @@ class _Inputs:
         self.turn = 0
 
     def load(self, columns: Sequence[Sequence[int]], rows: int, grown: int) -> None:
-        """Copy five columns of `rows` integers; what lies beyond keeps a row that is computed for nothing."""
+        """Copy five columns of `rows` integers; what lies beyond are tokens computed for nothing."""
         self.turn = (self.turn + 1) % _STAGES
         self.copied[self.turn].synchronize()
         staging = self.staging[self.turn].numpy()
@@ -61,7 +62,7 @@ class _Inputs:
 
 
 class CudaRunner(Runner):
-    """Decode by graph, everything else as it comes."""
+    """Steps of few tokens by graph, larger ones as they come."""
 
     def __init__(
         self, model: LoadedModel, store: KVStore, attention: TreeAttention, max_rows: int = 256
@@ -96,8 +97,8 @@ class CudaRunner(Runner):
         `tokens` int32 `[rows]` on the device stand in for `batch.token_ids` of a decode step: the sampled
         tokens of the step before, which then need not have reached the CPU.
         """
-        if batch.is_decode and batch.rows <= self.max_rows and self._follow(batch):
-            return self._decode(batch, tokens)
+        if len(batch.token_ids) <= self.max_rows and self._follow(batch):
+            return self._replay(batch, tokens)
         self._planned = -1
         return self._eager(batch, tokens)
 
@@ -112,8 +113,8 @@ class CudaRunner(Runner):
             hidden = hidden.index_select(0, forward.logits_at)
         return self.decoder.logits(hidden)
 
-    def _decode(self, batch: Batch, tokens: Tensor | None) -> Tensor:
-        rows = batch.rows
+    def _replay(self, batch: Batch, tokens: Tensor | None) -> Tensor:
+        rows = len(batch.token_ids)
         bucket = next(size for size in self.inputs if size >= rows)
         inputs = self.inputs[bucket]
         self.store.copy_pages(batch.copies)
@@ -160,14 +161,15 @@ class CudaRunner(Runner):
     def _follow(self, batch: Batch) -> bool:
         """Make the plan on the device fit this batch; False if it is too large for it."""
         known = batch.topology != 0 and batch.topology == self._planned and len(self._tails) == batch.rows
-        if known and all(map(int.__le__, batch.kv_lengths, self._limits)):
+        if known and batch.is_decode and all(map(int.__le__, batch.kv_lengths, self._limits)):
             return True
         work = self.tree.work_of(batch, _SPARE_PAGES)
         if not self.capacity.holds(work):
             return False
         self.static.load(work)
         self.plans += 1
-        self._planned, self._length = batch.topology, batch.kv_lengths[0]
+        self._planned = batch.topology if batch.is_decode else -1
+        self._length = batch.kv_lengths[0]
         self._tails = work.tail_pages.tolist()
         self._limits = work.room.tolist()
         if (grid := self.tree.grid) is not None:
@@ -176,11 +178,13 @@ class CudaRunner(Runner):
         return True
 
     def _new_pages(self, batch: Batch) -> tuple[list[int], list[int]]:
-        """For each row where in the plan its last page belongs, and which it is."""
+        """For each row where in the plan its last page belongs, and which it is; repeated for each token."""
         size = self.store.page_size
         at = [(length - 1) // size for length in batch.kv_lengths]
         pages = [table[index] for table, index in zip(batch.page_tables, at, strict=True)]
-        return [tail + index for tail, index in zip(self._tails, at, strict=True)], pages
+        places = [tail + index for tail, index in zip(self._tails, at, strict=True)]
+        more = len(batch.token_ids) - batch.rows
+        return places + places[-1:] * more, pages + pages[-1:] * more
 
 
 def cuda_runner(model: LoadedModel, store: KVStore, shape: AttentionShape) -> Runner:
