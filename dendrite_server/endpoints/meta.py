@@ -12,6 +12,7 @@ from dendrite_core.engine.engine import Engine
 from dendrite_core.errors import EngineClosed
 from dendrite_core.text.files import chat_templates, read_json, special_token_names, tokenizer_folder
 from dendrite_server.description.metrics import metrics_text
+from dendrite_server.description.openapi import document
 from dendrite_server.endpoints.generation import json_response, read_request
 from dendrite_server.protocol.fields import Fields, as_token_ids, missing
 from dendrite_server.protocol.messages import parse_messages
@@ -79,6 +80,10 @@ async def metrics(request: Request) -> Response:
     service = service_of(request)
     text = metrics_text(await asyncio.wrap_future(service.engine.stats()), service.names[0])
     return Response(text, media_type="text/plain; version=0.0.4")
+
+
+async def show_openapi(request: Request) -> Response:
+    return json_response(document(request.app.routes, service_of(request).version))
 
 
 async def tokenize(request: Request) -> Response:
@@ -161,6 +166,7 @@ routes = [
     Route("/health", health, methods=["GET"]),
     Route("/version", show_version, methods=["GET"]),
     Route("/metrics", metrics, methods=["GET"]),
+    Route("/openapi.json", show_openapi, methods=["GET"]),
     Route("/tokenize", tokenize, methods=["POST"]),
     Route("/detokenize", detokenize, methods=["POST"]),
     Route("/tokenizer_info", tokenizer_info, methods=["GET"]),

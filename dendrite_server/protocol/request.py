@@ -42,6 +42,29 @@ HARMLESS: dict[str, Callable[[Fields, str], object]] = {
 
 _TEXT_ONLY = "This server's models read and write text only."
 _BEAMS = "Beam search is not a sampling mode here: fork with 'n_branches' and keep the best."
+_NO_TRANSFER = "KV stays where it was computed."
+# Of vLLM's requests, so that who comes from there is told what to write instead.
+_VLLM = {
+    "add_special_tokens": "Send token ids, from /tokenize with the same field.",
+    "ec_transfer_params": _NO_TRANSFER,
+    "include_reasoning": "Reasoning is shown as the model writes it.",
+    "kv_transfer_params": _NO_TRANSFER,
+    "logprob_token_ids": "Use logprobs of the likeliest tokens.",
+    "media_io_kwargs": _TEXT_ONLY,
+    "mm_processor_kwargs": _TEXT_ONLY,
+    "prompt_embeds": "Prompts are text or token ids.",
+    "repetition_detection": "Use 'repetition_penalty' or 'stop'.",
+    "request_id": "Send it as the header 'x-request-id'.",
+    "return_prompt_text": "The prompt's branch has its text: see 'tree.prompt_branch_id'.",
+    "return_tokens_as_token_ids": "Use 'return_token_ids'.",
+    "session_id": "Name what came before by 'parent_id'.",
+    "spaces_between_special_tokens": "Special tokens are written as they are.",
+    "stream_interval": "Every step is sent as it is made.",
+    "thinking_token_budget": "Use 'max_tokens', and go on from the branch.",
+    "truncation_side": "Prompts are never cut; a prompt that is too long is refused.",
+    "vllm_xargs": "They are vLLM's own.",
+    "watermarking": "Nothing is hidden in the text.",
+}
 _EXTENSIONS = {
     "allowed_token_ids": "Use 'logit_bias'.",
     "bad_words": "Use 'logit_bias'.",
@@ -51,6 +74,7 @@ _EXTENSIONS = {
     "length_penalty": _BEAMS,
     "truncate_prompt_tokens": "Prompts are never cut; a prompt that is too long is refused.",
     "use_beam_search": _BEAMS,
+    **_VLLM,
 }
 CHAT_UNSUPPORTED = {
     **_EXTENSIONS,
