@@ -10,6 +10,7 @@ from importlib.resources import files
 
 from dendrite_core.config import PAGE_SIZES, EngineConfig
 from dendrite_server.config import ServerConfig
+from dendrite_server.tools.formats import FORMATS
 
 EMBEDDED_NAME = "dendrite"
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
@@ -110,6 +111,7 @@ def _add_http_options(group: argparse._ArgumentGroup) -> None:
         default=own.unknown_fields,
         help="of requests: a 400, or a log line and a header",
     )
+    add("--tool-call-parser", choices=list(FORMATS), help="how it calls tools (default: by its template)")
     add("--log-level", default="warning", choices=["debug", "info", "warning", "error"], help="what to log")
     add("--access-log", action="store_true", help="log every request")
 
@@ -153,5 +155,6 @@ def server_config(arguments: argparse.Namespace) -> ServerConfig:
         drain_timeout=arguments.drain_timeout,
         store_bytes=arguments.store_size,
         store_path=arguments.store_path,
+        tool_call_parser=arguments.tool_call_parser,
         unknown_fields=arguments.unknown_fields,
     )

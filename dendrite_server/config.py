@@ -15,7 +15,8 @@ class ServerConfig:
     reader that takes nothing is dropped, `drain_timeout` for running requests after SIGTERM. `store_count`
     and `store_bytes` bound what is kept of responses, of conversations and of stored chat completions each;
     with `store_path`, a file, it is there again after a restart. `unknown_fields` of requests are refused
-    ("refuse"), or left out and named in a `warnings` header ("warn").
+    ("refuse"), or left out and named in a `warnings` header ("warn"). `tool_call_parser` names how the model
+    writes tool calls; None reads it off its chat template.
     """
 
     host: str = "127.0.0.1"
@@ -30,3 +31,4 @@ class ServerConfig:
     store_bytes: int = 256 << 20
     store_path: str | None = None
     unknown_fields: Literal["refuse", "warn"] = "refuse"
+    tool_call_parser: str | None = None

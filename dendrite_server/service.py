@@ -16,12 +16,13 @@ from starlette.requests import Request
 from dendrite_core.engine.engine import Engine
 from dendrite_core.engine.messages import Started
 from dendrite_core.engine.stream import Stream
-from dendrite_core.errors import DendriteError, ModelNotFound
-from dendrite_core.params import SamplingParams
+from dendrite_core.errors import DendriteError, ModelNotFound, RequestError
+from dendrite_core.params import GrammarSpec, SamplingParams
 from dendrite_server.config import ServerConfig
 from dendrite_server.protocol.identity import completion_id
 from dendrite_server.protocol.request import Limits
 from dendrite_server.protocol.response import Header
+from dendrite_server.tools.dialect import dialect_of
 
 log = logging.getLogger("dendrite.server")
 
@@ -39,7 +40,12 @@ class Service:
         self.created = int(time.time())
         self.version = _version()
         self.fingerprint = self._fingerprint()
-        self.limits = Limits(vocab_size=engine.config.vocab_size, max_branches=engine.config.max_children)
+        self.dialect = dialect_of(engine.chat_template.text, engine.tokenizer, config.tool_call_parser)
+        self.limits = Limits(
+            vocab_size=engine.config.vocab_size,
+            max_branches=engine.config.max_children,
+            dialect=self.dialect,
+        )
         self.draining = False
         # The event loop itself keeps no task alive.
         self._background: set[asyncio.Task[None]] = set()
@@ -60,10 +66,21 @@ class Service:
         name = completion_id(prefix, started.branch_ids[0], choices)
         return Header(name, kind, int(time.time()), model, self.fingerprint)
 
-    async def prepare(self, params: SamplingParams) -> None:
-        """Compile what a request is held to, off the event loop, before it is submitted."""
+    async def prepare(self, params: SamplingParams, parts: Sequence[GrammarSpec] = ()) -> None:
+        """Compile what a request is held to, off the event loop, before it is submitted.
+
+        Of a grammar made of `parts`, the one that is at fault is named.
+        """
         if params.grammar is not None:
-            await asyncio.to_thread(self.engine.grammars.compile, params.grammar)
+            await asyncio.to_thread(self._compile, params.grammar, parts)
+
+    def _compile(self, grammar: GrammarSpec, parts: Sequence[GrammarSpec]) -> None:
+        try:
+            self.engine.grammars.compile(grammar)
+        except RequestError:
+            for part in parts:
+                self.engine.grammars.compile(part)
+            raise
 
     def abandon(self, stream: Stream) -> None:
         """Stop a request that nobody listens to any more, and free its branches."""

@@ -32,7 +32,7 @@ _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 class ChatTemplate:
     """The chat template(s) of one model; `templates` maps names (`default`, `tool_use`) to jinja sources.
 
-    `end_markers` are the texts of the tokens that end a turn.
+    `end_markers` are the texts of the tokens that end a turn; `text` is all the sources together.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class ChatTemplate:
             self._templates = {name: environment.from_string(text) for name, text in templates.items()}
         except jinja2.TemplateSyntaxError as error:
             raise ModelLoadError(f"the chat template is not valid jinja: {error}") from error
+        self.text = "\n".join(templates.values())
         self._special_tokens = dict(special_tokens or {})
         self._end_markers = tuple(end_markers)
 

@@ -26,9 +26,13 @@ from dendrite_server.protocol.request import ChatRequest, parse_chat
 from dendrite_server.protocol.response import Body, chat_completion
 from dendrite_server.protocol.stream import ChatEncoder
 from dendrite_server.service import Service, service_of
+from dendrite_server.tools.reading import Speech
+from dendrite_server.tools.reasoning import OPENING
 
 # Rendering and encoding about this much text takes a millisecond; more is not done on the event loop.
 _LONG_PROMPT = 20_000
+# No more tokens than this write the mark that opens a thought, and the space after it.
+_OPENING_TOKENS = 12
 
 T = TypeVar("T")
 
@@ -39,7 +43,8 @@ async def create_chat_completion(request: Request) -> Response:
     asked = read_as(request, body, parse_chat)
     model = service.model_name(asked.model)
     prompt, joint = await encode_messages(service, asked)
-    await service.prepare(asked.params)
+    await service.prepare(asked.params, asked.tool_use.schemas())
+    speech = speech_of(service, asked, prompt)
     renamed = {"max_tokens": "max_completion_tokens"} if body.get("max_completion_tokens") else {}
     generation = Generation(service, engine_requests(request, asked, [prompt], joint), renamed)
     tokenizer = service.engine.tokenizer
@@ -47,11 +52,11 @@ async def create_chat_completion(request: Request) -> Response:
 
     def whole(completions: list[Completion]) -> Body:
         header = service.header(CHAT, "chat.completion", model, completions[0].started, asked.n)
-        return chat_completion(header, completions[0], tokenizer.token_bytes, wants)
+        return chat_completion(header, completions[0], tokenizer.token_bytes, wants, speech)
 
     def encoder(started: Started) -> ChatEncoder:
         header = service.header(CHAT, "chat.completion.chunk", model, started, asked.n)
-        return ChatEncoder(header, asked, tokenizer.token_bytes)
+        return ChatEncoder(header, asked, tokenizer.token_bytes, speech)
 
     return await respond(request, generation, *keeping(request, body, whole, encoder), stream=asked.stream)
 
@@ -59,6 +64,8 @@ async def create_chat_completion(request: Request) -> Response:
 async def encode_messages(service: Service, asked: ChatRequest) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The ids of what a request says: (prompt, joint), as the engine takes them."""
     template = dict(asked.template_kwargs)
+    if asked.tool_use.offered:
+        template["tools"] = list(asked.tool_use.offered)
     if asked.parent_id is None:
         template["continue_final_message"] = asked.continue_final_message
 
@@ -71,6 +78,20 @@ async def encode_messages(service: Service, asked: ChatRequest) -> tuple[tuple[i
         )
 
     return await off_loop_if_long(sum(len(str(message["content"])) for message in asked.messages), encode)
+
+
+def speech_of(service: Service, asked: ChatRequest, prompt: tuple[int, ...]) -> Speech:
+    """How the answers to a request are to be read."""
+    dialect, use = service.dialect, asked.tool_use
+    # What is all grammar has no room for thoughts; around structural tags there is free text.
+    free = asked.params.grammar is None or asked.params.grammar.kind == "structural_tag"
+    end = service.engine.tokenizer.decode(prompt[-_OPENING_TOKENS:], False) if dialect.thinks else ""
+    return Speech(
+        calls=dialect.calls if use.offered else None,
+        parallel=use.parallel,
+        thinks=dialect.thinks and free,
+        inside=end.rstrip().endswith(OPENING),
+    )
 
 
 async def off_loop_if_long(characters: int, work: Callable[[], T]) -> T:

@@ -7,7 +7,7 @@ are known and refused with a reason; whatever is left over is unknown and refuse
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dendrite_core.params import SamplingParams
@@ -24,7 +24,8 @@ from dendrite_server.protocol.fields import (
 from dendrite_server.protocol.identity import as_branch_id
 from dendrite_server.protocol.messages import Message, final_text, parse_messages
 from dendrite_server.protocol.sampling import chat_logprobs, chat_max_tokens, read_sampling, top_count
-from dendrite_server.protocol.tools import read_tools
+from dendrite_server.protocol.tools import NO_TOOLS, ToolUse, read_tools
+from dendrite_server.tools.dialect import PLAIN, Dialect
 
 COMPLETION_MAX_TOKENS = 16
 
@@ -84,7 +85,6 @@ CHAT_UNSUPPORTED = {
     "function_call": "It is deprecated; use 'tools' and 'tool_choice'.",
     "functions": "They are deprecated; use 'tools'.",
     "moderation": "This server has no moderation model.",
-    "reasoning_effort": "This model has no reasoning effort to choose.",
     "web_search_options": "This server does not search the web.",
 }
 COMPLETION_UNSUPPORTED = {
@@ -103,6 +103,7 @@ class Limits:
 
     vocab_size: int
     max_branches: int
+    dialect: Dialect = PLAIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +130,7 @@ class ChatRequest(Common):
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     template_kwargs: dict[str, Any] = field(default_factory=dict)
+    tool_use: ToolUse = NO_TOOLS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,10 +156,9 @@ def parse_chat(data: dict[str, Any], limits: Limits) -> ChatRequest:
     opens_turn = fields.boolean("add_generation_prompt", not continues)
     if continues:
         _check_continuation(fields, messages, opens_turn)
-    read_tools(fields)
-    constraint = read_constraint(fields)
+    tool_use = read_tools(fields, read_constraint(fields), limits.dialect)
     _read_defaults(fields)
-    kwargs = template_kwargs(fields)
+    kwargs = {**template_kwargs(fields), **_reasoning_effort(fields, limits.dialect)}
     of_prompt = top_count(fields, "prompt_logprobs")
     params = read_sampling(
         fields,
@@ -165,14 +166,17 @@ def parse_chat(data: dict[str, Any], limits: Limits) -> ChatRequest:
         logprobs=chat_logprobs(fields),
         prompt_logprobs=of_prompt,
         vocab_size=limits.vocab_size,
-        grammar=constraint,
+        grammar=tool_use.grammar,
     )
+    if tool_use.offered and limits.dialect.marks_are_special:
+        params = replace(params, skip_special_tokens=False)
     return ChatRequest(
         **_common(fields, params, limits, of_prompt),
         messages=messages,
         add_generation_prompt=opens_turn,
         continue_final_message=continues,
         template_kwargs=kwargs,
+        tool_use=tool_use,
     )
 
 
@@ -225,6 +229,14 @@ def template_kwargs(fields: Fields) -> dict[str, Any]:
     for name in kwargs.keys() & _TEMPLATE_OWN:
         raise invalid(f"chat_template_kwargs.{name}", "it has a place of its own in the request.")
     return kwargs
+
+
+def _reasoning_effort(fields: Fields, dialect: Dialect) -> dict[str, Any]:
+    """How much to think is the template's business, where it knows of it."""
+    if not dialect.knows_effort and fields.has("reasoning_effort"):
+        raise unsupported("reasoning_effort", "This model has no reasoning effort to choose.")
+    effort = fields.string("reasoning_effort")
+    return {} if effort is None else {"reasoning_effort": effort}
 
 
 def _read_defaults(fields: Fields) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 from dendrite_core.engine.completion import Completion, CompletionChoice
 from dendrite_core.engine.messages import Started, TokenLogprob, Usage
+from dendrite_server.tools.reading import PLAIN_SPEECH, Speech
+from dendrite_server.tools.speech import finish_reason, message_of
 
 TokenBytes = Callable[[int], bytes]
 Body = dict[str, Any]
@@ -113,10 +115,17 @@ def trees_body(started: Sequence[Started]) -> Body:
 # Chat completions.
 
 
-def chat_completion(header: Header, completion: Completion, token_bytes: TokenBytes, wants: Wants) -> Body:
+def chat_completion(
+    header: Header,
+    completion: Completion,
+    token_bytes: TokenBytes,
+    wants: Wants,
+    speech: Speech = PLAIN_SPEECH,
+) -> Body:
+    choices = completion.choices
     body = {
         **header.body(),
-        "choices": [_chat_choice(choice, completion, token_bytes, wants) for choice in completion.choices],
+        "choices": [_chat_choice(choice, completion, token_bytes, wants, speech) for choice in choices],
         "usage": sum_usage([completion.usage]),
         **trees_body([completion.started]),
     }
@@ -126,13 +135,14 @@ def chat_completion(header: Header, completion: Completion, token_bytes: TokenBy
 
 
 def _chat_choice(
-    choice: CompletionChoice, completion: Completion, token_bytes: TokenBytes, wants: Wants
+    choice: CompletionChoice, completion: Completion, token_bytes: TokenBytes, wants: Wants, speech: Speech
 ) -> Body:
+    said = message_of(speech, choice.branch_id, choice.text)
     body: Body = {
         "index": choice.index,
-        "message": {"role": "assistant", "content": choice.text, "refusal": None, "annotations": []},
+        "message": {"role": "assistant", **said, "refusal": None, "annotations": []},
         "logprobs": chat_logprobs(choice.logprobs, token_bytes) if wants.logprobs else None,
-        "finish_reason": choice.finish_reason,
+        "finish_reason": finish_reason(choice.finish_reason, "tool_calls" in said),
         "stop_reason": choice.stop_reason,
         "branch_id": choice.branch_id,
         "usage": choice_usage(completion.started, len(choice.token_ids)),

@@ -28,6 +28,8 @@ from dendrite_server.protocol.response import (
     trees_body,
     usage_body,
 )
+from dendrite_server.tools.reading import PLAIN_SPEECH, Speech
+from dendrite_server.tools.speech import Deltas, finish_reason
 
 DONE = b"data: [DONE]\n\n"
 
@@ -101,13 +103,18 @@ class Frames:
 class ChatEncoder:
     """A chat completion as `chat.completion.chunk` events."""
 
-    def __init__(self, header: Header, asked: Common, token_bytes: TokenBytes) -> None:
+    def __init__(
+        self, header: Header, asked: Common, token_bytes: TokenBytes, speech: Speech = PLAIN_SPEECH
+    ) -> None:
         self._frames = Frames(header, asked, 1)
         self._asked = asked
         self._token_bytes = token_bytes
+        self._speech = speech
+        self._deltas: list[Deltas] = []
 
     def start(self, prompt: int, started: Started) -> bytes:
         self._frames.started(prompt, started)
+        self._deltas = [Deltas(self._speech, branch_id) for branch_id in started.branch_ids]
         delta = {"role": "assistant", "content": "", "refusal": None}
         return b"".join(
             self._frames.chunk({**_chunk(index, delta), "branch_id": branch_id})
@@ -120,17 +127,25 @@ class ChatEncoder:
 
     def _choice(self, delta: ChoiceDelta) -> bytes:
         shown = delta.token_ids if self._asked.return_token_ids else ()
+        deltas = self._deltas[delta.index]
+        said = deltas.push(delta.text, delta.finish_reason is not None)
+        if not said and (delta.logprobs or shown):
+            said = [{"content": ""}]
         text = b""
-        if delta.text or delta.logprobs or shown:
-            choice = _chunk(delta.index, {"content": delta.text})
+        for at, body in enumerate(said):
+            choice = _chunk(delta.index, body)
+            if at:
+                text += self._frames.chunk(choice)
+                continue
             if delta.logprobs is not None:
                 choice["logprobs"] = chat_logprobs(delta.logprobs, self._token_bytes)
             if shown:
                 choice["token_ids"] = list(shown)
-            text = self._frames.chunk(choice)
+            text += self._frames.chunk(choice)
         if delta.finish_reason is None:
             return text
-        ended = {**_chunk(delta.index, {}), "finish_reason": delta.finish_reason}
+        reason = finish_reason(delta.finish_reason, deltas.calls)
+        ended = {**_chunk(delta.index, {}), "finish_reason": reason}
         return text + self._frames.finish(0, delta.index, {**ended, "stop_reason": delta.stop_reason})
 
     def end(self) -> bytes:

@@ -1,23 +1,211 @@
-"""Tools: what is understood of them today, everything else refused by name.
+"""Tools: which are offered, which may or must be called, and the grammar that holds the answer to it.
 
-A request may say that it wants none (`tool_choice: "none"`), because that is what it gets.
+`tool_choice: "none"` keeps the tools from the prompt. `required` and a named function leave nothing but
+calls; `auto` is held to the schemas where a function is `strict`, where not every tool is allowed, or where
+a `response_format` describes what is said instead of calling.
 """
 
 from __future__ import annotations
 
-from dendrite_server.protocol.fields import Fields, invalid, unsupported, wrong_type
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-_NO_TOOLS = "Tool calling is not available on this server yet; only tool_choice 'none' can be honoured."
+from dendrite_core.params import GrammarSpec
+from dendrite_server.protocol.fields import Fields, as_object, invalid, items, unsupported, wrong_type
+from dendrite_server.tools.dialect import Dialect
+from dendrite_server.tools.formats import LLAMA3_JSON, ToolFormat, parameters
+
+Tool = dict[str, Any]
+
+_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+_MODES = ("none", "auto", "required")
+_NO_FORMAT = "This model's chat template tells of no way to call tools; name one with --tool-call-parser."
+_FREE_TEXT = "Together with tools the answer's format can be JSON or free."
 
 
-def read_tools(fields: Fields) -> None:
-    """Take the tool fields. With `tool_choice: "none"` tools are checked and kept from the prompt."""
-    tools = fields.array("tools") or []
-    choice = fields.take("tool_choice")
-    fields.boolean("parallel_tool_calls")
-    if choice is not None and not isinstance(choice, str | dict):
-        raise wrong_type(fields.path("tool_choice"), "a string or an object", choice)
-    if tools and choice != "none":
-        raise unsupported(fields.path("tools"), _NO_TOOLS)
-    if not tools and choice not in (None, "none"):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolUse:
+    """`offered` is what the template is shown, in OpenAI's shape; empty when no tool is to be called."""
+
+    offered: tuple[Tool, ...] = ()
+    parallel: bool = True
+    grammar: GrammarSpec | None = None
+
+    def schemas(self) -> list[GrammarSpec]:
+        """Each tool's own schema, to find out which one a complaint is about."""
+        return [
+            GrammarSpec(
+                kind="json_schema",
+                source=json.dumps(parameters(tool["function"])),
+                param=f"tools[{at}].function.parameters",
+            )
+            for at, tool in enumerate(self.offered)
+        ]
+
+
+NO_TOOLS = ToolUse()
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """`names`: the functions that may be called, None for all; `single`: just one call."""
+
+    mode: str
+    names: tuple[str, ...] | None = None
+    single: bool = False
+
+
+def read_tools(fields: Fields, constraint: GrammarSpec | None, dialect: Dialect) -> ToolUse:
+    """Take the tool fields; the grammar is that of calls and `constraint` together."""
+    given = [_tool(tool) for tool in items(fields.path("tools"), fields.array("tools") or [])]
+    choice = _choice(fields.path("tool_choice"), fields.take("tool_choice"))
+    parallel = fields.boolean("parallel_tool_calls", True)
+    if not given and choice is not None and choice.mode != "none":
         raise invalid(fields.path("tool_choice"), "it is only allowed when 'tools' are specified.")
+    if not given or (choice is not None and choice.mode == "none"):
+        return ToolUse(grammar=constraint)
+    if dialect.calls is None:
+        raise unsupported(fields.path("tools"), _NO_FORMAT)
+    choice = choice or _Choice("auto")
+    callable = _callable(fields.path("tool_choice"), given, choice)
+    one = choice.single or not parallel
+    grammar = _grammar(dialect.calls, callable, choice, constraint, parallel=not one)
+    return ToolUse(offered=tuple(_shown(tool) for tool in given), parallel=not one, grammar=grammar)
+
+
+def _grammar(
+    form: ToolFormat,
+    tools: Sequence[Tool],
+    choice: _Choice,
+    constraint: GrammarSpec | None,
+    *,
+    parallel: bool,
+) -> GrammarSpec | None:
+    if choice.mode == "required":
+        return form.grammar(tools, parallel=parallel)
+    if constraint is not None:
+        return _calls_or_json(form, tools, constraint, parallel)
+    if choice.names is None and not any(tool.get("strict") for tool in tools):
+        return None
+    return form.in_text(tools) or form.grammar(tools, parallel=parallel, otherwise=form.no_call)
+
+
+def _calls_or_json(
+    form: ToolFormat, tools: Sequence[Tool], constraint: GrammarSpec, parallel: bool
+) -> GrammarSpec:
+    if constraint.kind != "json_schema":
+        raise unsupported(constraint.param, _FREE_TEXT)
+    if form is LLAMA3_JSON:
+        reason = "This model's calls are plain JSON and could not be told from the answer."
+        raise unsupported(constraint.param, reason)
+    otherwise = f"%json {constraint.source}"
+    return form.grammar(tools, parallel=parallel, otherwise=otherwise, param=constraint.param)
+
+
+def _callable(path: str, tools: list[Tool], choice: _Choice) -> list[Tool]:
+    if choice.names is None:
+        return tools
+    known = {tool["name"]: tool for tool in tools}
+    for name in choice.names:
+        if name not in known:
+            raise invalid(path, f"there is no function '{name}' in 'tools'.")
+    return [known[name] for name in dict.fromkeys(choice.names)]
+
+
+def _shown(tool: Tool) -> Tool:
+    """A tool as templates know it: what binds the server is none of the model's business."""
+    return {"type": "function", "function": {name: tool[name] for name in tool if name != "strict"}}
+
+
+def _tool(tool: Fields) -> Tool:
+    tool.require("type")
+    if tool.string("type") != "function":
+        raise unsupported(tool.path("type"), "Only function tools are known here.")
+    tool.require("function")
+    function = as_object(tool.path("function"), tool.take("function"))
+    tool.finish()
+    entry = {
+        "name": _name(function),
+        "description": function.string("description"),
+        "parameters": _parameters(function),
+        "strict": function.boolean("strict"),
+    }
+    function.finish()
+    return {name: value for name, value in entry.items() if value is not None}
+
+
+def _name(fields: Fields) -> str:
+    fields.require("name")
+    name = fields.string("name", "")
+    if not _NAME.fullmatch(name):
+        raise invalid(fields.path("name"), "it must be 1 to 64 letters, digits, '_', '-' or '.'.")
+    return name
+
+
+def _parameters(function: Fields) -> Tool | None:
+    path, schema = function.path("parameters"), function.take("parameters")
+    if schema is None:
+        return None
+    if not isinstance(schema, dict):
+        raise wrong_type(path, "an object", schema)
+    if schema.get("type", "object") != "object":
+        raise invalid(path, "the arguments of a function are of type 'object'.")
+    return schema
+
+
+def _choice(path: str, choice: Any) -> _Choice | None:
+    if choice is None:
+        return None
+    if isinstance(choice, str):
+        if choice not in _MODES:
+            raise invalid(path, f"expected 'none', 'auto', 'required' or an object, but got '{choice}'.")
+        return _Choice(choice)
+    if not isinstance(choice, dict):
+        raise wrong_type(path, "a string or an object", choice)
+    fields = Fields(choice, path)
+    fields.require("type")
+    kind = fields.choice("type", ("function", "allowed_tools", "custom"))
+    if kind == "custom":
+        raise unsupported(fields.path("type"), "Only function tools are known here.")
+    read = _named if kind == "function" else _allowed
+    found = read(fields)
+    fields.finish()
+    return found
+
+
+def _named(fields: Fields) -> _Choice:
+    return _Choice("required", (_function_name(fields),), single=True)
+
+
+def _function_name(fields: Fields) -> str:
+    fields.require("function")
+    function = as_object(fields.path("function"), fields.take("function"))
+    name = _name(function)
+    function.finish()
+    return name
+
+
+def _allowed(fields: Fields) -> _Choice:
+    fields.require("allowed_tools")
+    allowed = as_object(fields.path("allowed_tools"), fields.take("allowed_tools"))
+    for name in ("mode", "tools"):
+        allowed.require(name)
+    mode = allowed.choice("mode", ("auto", "required")) or "auto"
+    tools = list(items(allowed.path("tools"), allowed.array("tools") or []))
+    if not tools:
+        raise invalid(allowed.path("tools"), "it must name at least one tool.")
+    names = tuple(_allowed_name(tool) for tool in tools)
+    allowed.finish()
+    return _Choice(mode, names)
+
+
+def _allowed_name(tool: Fields) -> str:
+    tool.require("type")
+    if tool.string("type") != "function":
+        raise unsupported(tool.path("type"), "Only function tools are known here.")
+    name = _function_name(tool)
+    tool.finish()
+    return name

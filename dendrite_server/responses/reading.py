@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Sequence
 
 from dendrite_core.engine.messages import ChoiceDelta
-from dendrite_server.responses.writer import CallArguments, CallBegins, Piece, Reader, Text
+from dendrite_server.responses.writer import CallArguments, CallBegins, Piece, Reader, Reasoning, Text
 from dendrite_server.tools import events
 from dendrite_server.tools.parsers import Parser
 
@@ -40,6 +40,8 @@ def _piece(event: events.Event) -> Piece:
     match event:
         case events.Content():
             return Text(event.text)
+        case events.Reasoning():
+            return Reasoning(event.text)
         case events.CallStart():
             return CallBegins(f"call_{secrets.token_hex(12)}", event.name)
         case events.CallArguments():

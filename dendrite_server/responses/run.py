@@ -13,17 +13,18 @@ from dataclasses import replace
 from dendrite_core.engine.messages import ChoiceDelta, Request, Started
 from dendrite_core.engine.stream import Stream
 from dendrite_core.errors import BranchNotFound, EngineClosed, SequenceFailed
-from dendrite_server.endpoints.chat import encode_messages
+from dendrite_server.endpoints.chat import encode_messages, speech_of
 from dendrite_server.errors import report
 from dendrite_server.protocol.request import ChatRequest
 from dendrite_server.responses.archive import Archive, Past, Tip, record_of
 from dendrite_server.responses.body import Body, Ending, ending_of, failure_of
 from dendrite_server.responses.items import messages_of
-from dendrite_server.responses.reading import plain_text
+from dendrite_server.responses.reading import plain_text, with_calls
 from dendrite_server.responses.request import ResponseRequest
 from dendrite_server.responses.tools import in_callers_words
 from dendrite_server.responses.writer import Event, Reader, Writer, event_frame
 from dendrite_server.service import Service
+from dendrite_server.tools.reading import PLAIN_SPEECH
 
 # More than any end-of-turn marker has.
 _TAIL = 8
@@ -105,7 +106,10 @@ class Run:
     async def _submit(self, chat: ChatRequest) -> None:
         with in_callers_words():
             prompt, joint = await encode_messages(self._service, chat)
-            await self._service.prepare(chat.params)
+            await self._service.prepare(chat.params, chat.tool_use.schemas())
+            speech = speech_of(self._service, chat, prompt)
+            if speech != PLAIN_SPEECH:
+                self._reader = with_calls(speech.reading())
             self._stream = self._service.engine.submit(self._make(chat, prompt, joint))
 
     def cancel(self) -> None:

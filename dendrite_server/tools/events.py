@@ -13,6 +13,13 @@ class Content:
 
 
 @dataclass(frozen=True, slots=True)
+class Reasoning:
+    """What the model thinks before it speaks."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class CallStart:
     """The `index`-th tool call begins; its arguments follow as `CallArguments`."""
 
@@ -28,4 +35,4 @@ class CallArguments:
     fragment: str
 
 
-Event = Content | CallStart | CallArguments
+Event = Content | Reasoning | CallStart | CallArguments

@@ -5,6 +5,7 @@ Which one a model speaks is read off its chat template, or said with `--tool-cal
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ class ToolFormat:
     A call is `before` + name + `middle` + arguments as JSON + `after`; a completion of calls is `first` +
     calls with `between` + `last`. `marks` are texts whose presence in a chat template gives the format
     away. `trigger` starts a call in running text, None where a call must be the whole completion.
+    `short_ids`: its templates take only ids of nine letters and digits.
     """
 
     name: str
@@ -34,18 +36,36 @@ class ToolFormat:
     between: str = "\n"
     last: str = ""
     trigger: str | None = None
+    short_ids: bool = False
     marks: tuple[str, ...] = ()
     rules: Callable[[ToolFormat, int, Tool], list[str]] = lambda form, i, tool: _json_rules(form, i, tool)
 
-    def grammar(self, tools: Sequence[Tool], *, parallel: bool) -> GrammarSpec:
-        """One call, or with `parallel` one or more, of these tools and nothing else (Lark, llguidance)."""
+    def grammar(
+        self, tools: Sequence[Tool], *, parallel: bool, otherwise: str | None = None, param: str = "tools"
+    ) -> GrammarSpec:
+        """One call, or with `parallel` one or more, of these tools and nothing else (Lark, llguidance).
+
+        `otherwise` is the body of a Lark rule: what may be said instead of calling.
+        """
         calls = " | ".join(f"call_{i}" for i in range(len(tools)))
         more = f" ({_quoted(self.between)} call)*" if parallel else ""
-        start = _joined("start:", _quoted(self.first), f"call{more}", _quoted(self.last))
-        rules = [start, f"call: {calls}"]
+        start = "start: calls" if otherwise is None else f"start: calls | answer\nanswer: {otherwise}"
+        rules = [start, _joined("calls:", _quoted(self.first), f"call{more}", _quoted(self.last))]
+        rules.append(f"call: {calls}")
         for i, tool in enumerate(tools):
             rules += self.rules(self, i, tool)
-        return GrammarSpec(kind="lark", source="\n".join(rules))
+        return GrammarSpec(kind="lark", source="\n".join(rules), param=param)
+
+    def call_id(self, branch_id: str, index: int) -> str:
+        """The id of a branch's call; the same whenever that branch is told of."""
+        digest = hashlib.sha256(f"{branch_id} {index}".encode()).hexdigest()
+        return digest[:9] if self.short_ids else f"call_{digest[:24]}"
+
+    @property
+    def no_call(self) -> str:
+        """The body of a Lark rule for text that is no call: it does not begin as one."""
+        begins = (self.first or self.before)[0]
+        return rf"/(?s:[^\{begins}<\s].*)/"
 
     def in_text(self, tools: Sequence[Tool]) -> GrammarSpec | None:
         """Any text, in which a call of one of these tools fits its schema; None where the format cannot."""
@@ -56,7 +76,7 @@ class ToolFormat:
             for t in tools
         ]
         spec = {"type": "structural_tag", "structures": structures, "triggers": [self.trigger]}
-        return GrammarSpec(kind="structural_tag", source=json.dumps(spec))
+        return GrammarSpec(kind="structural_tag", source=json.dumps(spec), param="tools")
 
 
 def _json_rules(form: ToolFormat, i: int, tool: Tool) -> list[str]:
@@ -83,8 +103,9 @@ def _python_rules(form: ToolFormat, i: int, tool: Tool) -> list[str]:
 
 
 def parameters(tool: Tool) -> dict[str, Any]:
-    """A tool's argument schema; no `parameters` means no arguments."""
-    return dict(tool.get("parameters") or {"type": "object", "properties": {}, "additionalProperties": False})
+    """A tool's argument schema; no `parameters` means no arguments. Arguments are an object in any case."""
+    given = tool.get("parameters") or {"properties": {}, "additionalProperties": False}
+    return {"type": "object", **given}
 
 
 HERMES = ToolFormat(
@@ -105,6 +126,7 @@ MISTRAL = ToolFormat(
     first="[TOOL_CALLS] [",
     between=", ",
     last="]",
+    short_ids=True,
     marks=("[TOOL_CALLS]",),
 )
 LLAMA3_JSON = ToolFormat(

@@ -17,8 +17,8 @@ from dendrite_server.tools.json_call import JsonCall
 class Parser(Protocol):
     """One choice's parser. `calls` counts the calls begun."""
 
-    calls: int
-
+    @property
+    def calls(self) -> int: ...
     def push(self, text: str) -> list[Event]: ...
     def finish(self) -> list[Event]: ...
 

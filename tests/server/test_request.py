@@ -22,9 +22,13 @@ from dendrite_server.protocol.request import (
     parse_chat,
     parse_completion,
 )
+from dendrite_server.tools.dialect import Dialect
+from dendrite_server.tools.formats import HERMES, LLAMA3_JSON, MISTRAL
 
-LIMITS = Limits(vocab_size=320, max_branches=16)
+DIALECT = Dialect(calls=HERMES, knows_effort=True)
+LIMITS = Limits(vocab_size=320, max_branches=16, dialect=DIALECT)
 USER = {"role": "user", "content": "hi"}
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "f"}}
 
 
 def chat(**fields: Any) -> ChatRequest:
@@ -46,16 +50,17 @@ CHAT_HONOURED: dict[str, tuple[Any, str, Any]] = {
     "max_tokens": (9, "params.max_tokens", 9),
     "modalities": (["text"], "stream", False),
     "n": (3, "n", 3),
-    "parallel_tool_calls": (True, "stream", False),
+    "parallel_tool_calls": (False, "tool_use.parallel", False),
     "presence_penalty": (-2, "params.presence_penalty", -2.0),
+    "reasoning_effort": ("low", "template_kwargs", {"reasoning_effort": "low"}),
     "response_format": ({"type": "json_object"}, "params.grammar.kind", "json_schema"),
     "seed": (5, "params.seed", 5),
     "stop": ("x", "params.stop", ("x",)),
     "stream": (True, "stream", True),
     "stream_options": ({"include_usage": True}, "include_usage", True),
     "temperature": (0, "params.temperature", 0.0),
-    "tool_choice": ("none", "stream", False),
-    "tools": ([{"type": "function", "function": {"name": "f"}}], "stream", False),
+    "tool_choice": ("required", "params.grammar.kind", "lark"),
+    "tools": ([TOOL], "tool_use.offered", (TOOL,)),
     "top_logprobs": (2, "params.logprobs", 2),
     "top_p": (0.25, "params.top_p", 0.25),
     "verbosity": ("medium", "stream", False),
@@ -63,7 +68,8 @@ CHAT_HONOURED: dict[str, tuple[Any, str, Any]] = {
 NEEDS = {
     "stream_options": {"stream": True},
     "top_logprobs": {"logprobs": True},
-    "tools": {"tool_choice": "none"},
+    "tool_choice": {"tools": [TOOL]},
+    "parallel_tool_calls": {"tools": [TOOL]},
 }
 CHAT_EXTENSIONS: dict[str, tuple[Any, str, Any]] = {
     "add_generation_prompt": (False, "add_generation_prompt", False),
@@ -249,7 +255,30 @@ BAD_CHAT: list[tuple[dict[str, Any], str, str]] = [
         "stream_options.include_obfuscation",
         "unsupported_parameter",
     ),
-    ({"tools": [{}]}, "tools", "unsupported_parameter"),
+    ({"tools": [{}]}, "tools[0].type", "missing_required_parameter"),
+    ({"tools": [{"type": "custom"}]}, "tools[0].type", "unsupported_parameter"),
+    (
+        {"tools": [TOOL, {"type": "function", "function": {"name": "a b"}}]},
+        "tools[1].function.name",
+        "invalid_value",
+    ),
+    (
+        {"tools": [{"type": "function", "function": {"name": "a", "parameters": {"type": "array"}}}]},
+        "tools[0].function.parameters",
+        "invalid_value",
+    ),
+    ({"tools": [TOOL], "tool_choice": "maybe"}, "tool_choice", "invalid_value"),
+    (
+        {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}},
+        "tool_choice",
+        "invalid_value",
+    ),
+    (
+        {"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto"}}},
+        "tool_choice.allowed_tools.tools",
+        "missing_required_parameter",
+    ),
+    ({"tools": [TOOL], "guided_regex": "a"}, "guided_regex", "unsupported_parameter"),
     ({"tool_choice": "auto"}, "tool_choice", "invalid_value"),
     ({"response_format": {"type": "python"}}, "response_format", "unsupported_parameter"),
     (
@@ -428,3 +457,32 @@ def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
 
 def test_escaped_surrogate_pairs_are_text() -> None:
     assert read_json(json.dumps({"a": "😀"}).encode()) == {"a": "😀"}
+
+
+def test_what_a_template_does_not_know_is_refused_by_name() -> None:
+    plain = Limits(vocab_size=320, max_branches=16)
+    for fields, param in (({"tools": [TOOL]}, "tools"), ({"reasoning_effort": "low"}, "reasoning_effort")):
+        with pytest.raises(RequestError) as caught:
+            parse_chat({"messages": [USER], **fields}, plain)
+        assert (caught.value.param, caught.value.code) == (param, "unsupported_parameter")
+    unused = parse_chat({"messages": [USER], "tools": [TOOL], "tool_choice": "none"}, plain)
+    assert unused.tool_use.offered == ()
+
+
+def test_when_a_tool_request_is_held_to_a_grammar() -> None:
+    strict = {"type": "function", "function": {"name": "s", "strict": True}}
+    only_f = {"mode": "auto", "tools": [TOOL]}
+
+    def kind(dialect: Dialect = DIALECT, **fields: Any) -> str | None:
+        limits = Limits(vocab_size=320, max_branches=16, dialect=dialect)
+        grammar = parse_chat({"messages": [USER], **fields}, limits).params.grammar
+        return grammar and grammar.kind
+
+    assert kind(tools=[TOOL]) is None
+    assert kind(tools=[strict]) == "structural_tag"
+    assert kind(Dialect(calls=MISTRAL), tools=[strict]) == "lark"
+    assert kind(tools=[TOOL, strict], tool_choice="none") is None
+    assert kind(tools=[TOOL, strict], tool_choice={"type": "allowed_tools", "allowed_tools": only_f})
+    assert kind(tools=[TOOL], response_format={"type": "json_object"}) == "lark"
+    with pytest.raises(RequestError, match="response_format"):
+        kind(Dialect(calls=LLAMA3_JSON), tools=[TOOL], response_format={"type": "json_object"})
