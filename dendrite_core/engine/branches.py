@@ -97,7 +97,7 @@ class BranchBook:
         branch, shared = self._prompt_branch(request)
         limit = self._limit(request, len(branch), branch)
         choices = [
-            Choice(index, request.params, self.tokenizer, self.tokenizer.eos_ids, limit)
+            Choice(index, request.params, self.tokenizer, limit, continues=not request.prompt)
             for index in range(request.n)
         ]
         job = Job(stream, choices, shared)
@@ -156,8 +156,10 @@ class BranchBook:
     def _after_parent(self, branch: Branch, request: Request) -> tuple[int, ...]:
         if not request.prompt or not request.joint:
             return request.prompt
-        tail = branch.tokens(max(0, len(branch) - len(request.joint)))
-        return request.prompt if tuple(tail) == request.joint else request.joint + request.prompt
+        tail = tuple(branch.tokens(max(0, len(branch) - len(request.joint))))
+        eos_ids = self.tokenizer.eos_ids
+        ended = tail == request.joint or (request.joint[-1] in eos_ids and tail[-1:] and tail[-1] in eos_ids)
+        return request.prompt if ended else request.joint + request.prompt
 
     def _limit(self, request: Request, length: int, branch: Branch) -> int:
         """How many tokens each child may generate. Raises `ContextLengthExceeded`."""

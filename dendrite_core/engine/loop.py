@@ -244,15 +244,15 @@ class EngineLoop:
         grammar, choice = child.grammar, job.choices[child.stream]
         assert grammar is not None
         grammar.accept(token)
-        if child.params.logprobs is not None:
-            return
-        for forced in grammar.forced_tokens():
+        for forced in grammar.forced_tokens() if child.params.logprobs is None else ():
             if not grammar.accept(forced):
-                return
+                break
             child.append(forced)
             job.news.append(choice.push(forced, None))
             if choice.finish_reason is not None:
                 return
+        if grammar.is_finished:
+            job.news.append(choice.end("stop"))
 
     def _end(self, job: Job, child: Sequence) -> None:
         self.scheduler.remove(child)
@@ -302,7 +302,7 @@ class EngineLoop:
             self._report(job)
 
     def _abort_child(self, job: Job, child: Sequence) -> None:
-        job.news.append(job.choices[child.stream].abort())
+        job.news.append(job.choices[child.stream].end("abort"))
         self._end(job, child)
 
     def _fail(self, jobs: Iterable[Job], error: Exception) -> None:

@@ -16,21 +16,22 @@ from dendrite_core.text.tokenizer import Tokenizer
 class Choice:
     """Text state of one branch being generated; `length` counts its own tokens.
 
-    `limit` is how many tokens it may generate in all (from max_tokens and the context length).
+    `limit` is how many tokens it may generate in all (from max_tokens and the context length). `continues`
+    says that its text goes on where another's ended.
     """
 
     __slots__ = ("_detokenizer", "_eos_ids", "_stop", "finish_reason", "index", "length", "limit", "params")
 
     def __init__(
-        self, index: int, params: SamplingParams, tokenizer: Tokenizer, eos_ids: tuple[int, ...], limit: int
+        self, index: int, params: SamplingParams, tokenizer: Tokenizer, limit: int, continues: bool
     ) -> None:
         self.index = index
         self.params = params
         self.limit = limit
         self.length = 0
         self.finish_reason: str | None = None
-        self._eos_ids = () if params.ignore_eos else eos_ids
-        self._detokenizer = Detokenizer(tokenizer, params.skip_special_tokens)
+        self._eos_ids = () if params.ignore_eos else tokenizer.eos_ids
+        self._detokenizer = Detokenizer(tokenizer, params.skip_special_tokens, continues=continues)
         self._stop = StopStrings(params.stop, params.include_stop_str_in_output) if params.stop else None
 
     def push(self, token_id: int, logprob: TokenLogprob | None) -> ChoiceDelta:
@@ -53,10 +54,10 @@ class Choice:
         self.finish_reason = "length"
         return ChoiceDelta(self.index, "", (), None, "length")
 
-    def abort(self) -> ChoiceDelta:
-        """End the branch where it is, on the caller's wish or because of a fault."""
-        self.finish_reason = "abort"
-        return ChoiceDelta(self.index, self._flush(), (), None, "abort")
+    def end(self, finish_reason: str) -> ChoiceDelta:
+        """End the branch where it is: its grammar is complete (`stop`), or nobody wants more (`abort`)."""
+        self.finish_reason = finish_reason
+        return ChoiceDelta(self.index, self._flush(), (), None, finish_reason)
 
     def _end_at_token(self, token_id: int, logprob: TokenLogprob | None) -> ChoiceDelta:
         reason = None if token_id in self._eos_ids else token_id
