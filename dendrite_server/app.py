@@ -20,10 +20,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dendrite_core.engine.engine import Engine
 from dendrite_core.errors import DendriteError
 from dendrite_server.config import ServerConfig
-from dendrite_server.endpoints import branches, chat, completions, conversations, meta, responses, stored
+from dendrite_server.endpoints import (
+    branches,
+    chat,
+    completions,
+    conversations,
+    meta,
+    responses,
+    search,
+    stored,
+)
 from dendrite_server.errors import Unauthorized, answer_error, error_response, report
 from dendrite_server.protocol.identity import new_request_id
 from dendrite_server.responses.archive import Archive
+from dendrite_server.search.running import Searches
 from dendrite_server.service import Service
 from dendrite_server.transport import ClientGone
 
@@ -57,6 +67,7 @@ def create_app(engine: Engine, config: ServerConfig | None = None) -> Starlette:
             *conversations.routes,
             *stored.routes,
             *branches.routes,
+            *search.routes,
             *meta.routes,
         ],
         middleware=middleware,
@@ -66,6 +77,7 @@ def create_app(engine: Engine, config: ServerConfig | None = None) -> Starlette:
     app.router.redirect_slashes = False
     app.state.service = Service(engine, config)
     app.state.archive, app.state.runs = Archive(config), {}
+    app.state.searches = Searches()
     return app
 
 

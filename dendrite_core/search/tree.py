@@ -45,6 +45,7 @@ class Branch:
         self.place = place
         self.text = text
         self.tokens = 0
+        self.token_ids: tuple[int, ...] = ()
         self.logprob: float | None = None
         self.finished = False
         self.owns_place = False
@@ -257,6 +258,8 @@ class Tree:
 
     async def _generate(self, asks: Sequence[Ask | None]) -> list[Answer]:
         whole = [replace(ask, params=_whole_text(ask.params)) for ask in asks if ask is not None]
+        if not whole:
+            return []
         try:
             async with asyncio.timeout(self.account.seconds_left):
                 return await self.backend.generate(whole)
@@ -285,7 +288,7 @@ class Tree:
     def _child(self, parent: Branch, continuation: Continuation) -> Branch:
         child = self.adopt(parent, continuation.place, continuation.text)
         child.owns_place = True
-        child.tokens = continuation.tokens
+        child.tokens, child.token_ids = continuation.tokens, continuation.token_ids
         child.logprob = continuation.logprob
         child.finished = continuation.finished
         return child

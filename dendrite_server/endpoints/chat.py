@@ -20,6 +20,7 @@ from dendrite_server.endpoints.generation import (
     respond,
     wants_of,
 )
+from dendrite_server.endpoints.search import search_chat
 from dendrite_server.endpoints.stored import keeping
 from dendrite_server.protocol.identity import CHAT
 from dendrite_server.protocol.request import ChatRequest, parse_chat
@@ -40,6 +41,8 @@ T = TypeVar("T")
 async def create_chat_completion(request: Request) -> Response:
     service = service_of(request)
     body = await read_request(request)
+    if body.get("search") is not None:
+        return await search_chat(request, body)
     asked = read_as(request, body, parse_chat)
     model = service.model_name(asked.model)
     prompt, joint = await encode_messages(service, asked)

@@ -61,8 +61,13 @@ async def test_mcts_by_hand() -> None:
     assert expanded == [0, by_path["A"].id, by_path["B"].id]
     found = {path: (branch.visits, pytest.approx(branch.total)) for path, branch in by_path.items()}
     assert found == {
-        **{"": (6, 2.2), "A": (3, 1.7), "B": (3, 0.5)},
-        **{"AA": (1, 0.3), "AB": (1, 0.5), "BA": (1, 0.1), "BB": (1, 0.2)},
+        "": (6, 2.2),
+        "A": (3, 1.7),
+        "B": (3, 0.5),
+        "AA": (1, 0.3),
+        "AB": (1, 0.5),
+        "BA": (1, 0.1),
+        "BB": (1, 0.2),
     }
     # The next one by hand: A 0.567+sqrt(ln6/3)=1.34, B 0.167+0.773=0.94; AB 0.5+sqrt(ln3)=1.55 beats AA.
     assert search.result is not None

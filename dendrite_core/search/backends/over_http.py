@@ -67,7 +67,11 @@ class DendriteBackend:
     async def generate(self, asks: Sequence[Ask]) -> list[Answer]:
         tasks = [asyncio.create_task(self._answer(ask)) for ask in asks]
         try:
-            return await asyncio.gather(*tasks)
+            # Not `gather`, which would hang up on all of them when it is cancelled itself.
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in ended:
+                task.result()
+            return [task.result() for task in tasks]
         except BaseException:
             await asyncio.shield(asyncio.create_task(self._settle(asks, tasks)))
             raise

@@ -1,0 +1,164 @@
+"""`/v1/search`: a search as a resource, with events while it grows; and `search` in a chat completion."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from dendrite_core.search import EngineBackend, Search
+from dendrite_core.search.backend import Prompt
+from dendrite_server.endpoints.generation import json_response, read_request
+from dendrite_server.protocol.fields import Fields, invalid, missing, unsupported, wrong_type
+from dendrite_server.protocol.messages import parse_messages
+from dendrite_server.protocol.request import parse_chat
+from dendrite_server.protocol.response import Body, encode_json
+from dendrite_server.protocol.stream import DONE
+from dendrite_server.search.request import SearchPlan, read_plan
+from dendrite_server.search.running import Running, Searches
+from dendrite_server.service import Service, service_of
+from dendrite_server.transport import EventStream, unless_gone
+
+
+def searches_of(request: Request) -> Searches:
+    searches: Searches = request.app.state.searches
+    return searches
+
+
+async def create_search(request: Request) -> Response:
+    """Waits for the end, or streams events, or returns at once with `background`."""
+    service = service_of(request)
+    fields = Fields(await read_request(request))
+    model = service.model_name(fields.string("model"))
+    stream, background = fields.boolean("stream", False), fields.boolean("background", False)
+    if stream and background:
+        raise invalid("background", "a search in the background has no stream; ask for it by its id.")
+    salt, priority = fields.string("cache_salt"), fields.integer("priority", 0)
+    prompt = _prompt(fields)
+    plan = read_plan(fields, service.limits)
+    fields.finish()
+    running = _running(service, plan, prompt, model, () if salt is None else (salt,), priority)
+    searches_of(request).add(running)
+    if stream:
+        return _event_stream(service, _frames(running))
+    if background:
+        running.begin()
+    else:
+        await unless_gone(request.receive, running.run())
+    return json_response(running.body())
+
+
+def _prompt(fields: Fields) -> Prompt:
+    """`messages`, or `prompt` as text."""
+    messages, text = fields.array("messages"), fields.string("prompt")
+    if messages is not None and text is not None:
+        raise invalid("prompt", "give either 'prompt' or 'messages'.")
+    if not messages and not text:
+        raise missing("messages")
+    return parse_messages(messages) if messages else text or ""
+
+
+def _running(
+    service: Service, plan: SearchPlan, prompt: Prompt, model: str, namespace: tuple[str, ...], priority: int
+) -> Running:
+    backend = EngineBackend(service.engine, namespace=namespace, priority=priority)
+    search = Search(backend, prompt, plan.method, budget=plan.budget, seed=plan.seed, keep=True)
+    return Running(search, plan, model, service.fingerprint)
+
+
+async def _frames(running: Running) -> AsyncGenerator[bytes, None]:
+    """`created`, the search's events as they happen, `completed` with the whole resource."""
+    events = running.events()
+    yield _frame("created", running.body())
+    try:
+        async for event in events:
+            yield _frame(event.kind, {"search_id": running.id, **event.as_dict()})
+    finally:
+        await events.aclose()  # type: ignore[attr-defined]
+    yield _frame("completed", running.body())
+
+
+def _frame(kind: str, body: Body) -> bytes:
+    return f"event: {kind}\ndata: {encode_json(body)}\n\n".encode()
+
+
+def _event_stream(service: Service, frames: AsyncGenerator[bytes, None]) -> Response:
+    return EventStream(frames, keep_alive=service.config.keep_alive, patience=service.config.patience)
+
+
+async def get_search(request: Request) -> Response:
+    return json_response(searches_of(request).find(request.path_params["search_id"]).body())
+
+
+async def cancel_search(request: Request) -> Response:
+    """Ends it and frees every branch of it, also one that has ended and was kept."""
+    running = searches_of(request).find(request.path_params["search_id"])
+    await running.cancel()
+    return json_response(running.body())
+
+
+async def delete_search(request: Request) -> Response:
+    id = request.path_params["search_id"]
+    await searches_of(request).remove(id)
+    return json_response({"id": id, "object": "search.deleted", "deleted": True})
+
+
+# One better answer, and nothing else changed.
+
+
+async def search_chat(request: Request, body: Body) -> Response:
+    """A chat completion whose `search` says how to look for its answer; sampling fields go for thoughts."""
+    service = service_of(request)
+    asked = parse_chat({name: value for name, value in body.items() if name != "search"}, service.limits)
+    for name, given in (("n", asked.n != 1), ("parent_id", asked.parent_id is not None)):
+        if given:
+            raise unsupported(name, "A search starts from its messages and gives one answer.")
+    if not isinstance(body["search"], dict):
+        raise wrong_type("search", "an object", body["search"])
+    fields = Fields(body["search"], "search")
+    plan = read_plan(fields, service.limits, asked.params)
+    fields.finish()
+    model = service.model_name(asked.model)
+    running = _running(service, plan, asked.messages, model, asked.namespace, asked.priority)
+    searches_of(request).add(running)
+    if asked.stream:
+        return _event_stream(service, _chunks(running, asked.include_usage))
+    await unless_gone(request.receive, running.run())
+    return json_response({**running.completion(), "search": _summary(running)})
+
+
+async def _chunks(running: Running, include_usage: bool) -> AsyncGenerator[bytes, None]:
+    """The answer as the chunks of a stream, once there is one."""
+    await running.run()
+    whole = running.completion()
+    head = {**running.header("chat.completion.chunk").body(), **({"usage": None} if include_usage else {})}
+    said = whole["choices"][0]
+    deltas = [{"role": "assistant", "content": ""}, {"content": said["message"]["content"]}, {}]
+    for at, delta in enumerate(deltas):
+        ended = said["finish_reason"] if at == 2 else None
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": ended}
+        more = {"branch_id": said["branch_id"]} if at == 0 else {}
+        extra = {"search": _summary(running)} if at == 2 else {}
+        yield _data({**head, "choices": [{**choice, **more}], **extra})
+    if include_usage:
+        yield _data({**head, "choices": [], "usage": whole["usage"]})
+    yield DONE
+
+
+def _data(body: Body) -> bytes:
+    return f"data: {encode_json(body)}\n\n".encode()
+
+
+def _summary(running: Running) -> Body:
+    body = running.body()
+    return {name: body[name] for name in ("id", "method", "seed", "result", "tree")}
+
+
+routes = [
+    Route("/v1/search", create_search, methods=["POST"]),
+    Route("/v1/search/{search_id}", get_search, methods=["GET"]),
+    Route("/v1/search/{search_id}", delete_search, methods=["DELETE"]),
+    Route("/v1/search/{search_id}/cancel", cancel_search, methods=["POST"]),
+]
