@@ -95,6 +95,7 @@ TEMPLATE: Table = {
 }
 TOOLS: Table = {
     "parallel_tool_calls": BOOLEAN,
+    "reasoning_effort": STRING,
     "tool_choice": {"anyOf": [STRING, OBJECT]},
     "tools": list_of(OBJECT),
 }

@@ -11,6 +11,7 @@ class Thoughts:
     def __init__(self, *, inside: bool) -> None:
         self._text = ""
         self._begun = self._inside = inside
+        self._fresh = True
         self._done = self._spoken = False
 
     def push(self, text: str) -> tuple[str, str]:
@@ -31,12 +32,15 @@ class Thoughts:
         if not self._inside:
             said, self._text, self._done, self._spoken = self._text, "", True, True
             return "", said
+        if self._fresh:
+            self._text = self._text.removeprefix("\n")
+            self._fresh = not self._text
         thought, found, said = self._text.partition(CLOSING)
         if found:
             self._text, self._inside, self._done = "", False, True
             return thought.removesuffix("\n"), self._said(said)
         # The end of what is there may be the beginning of the closing mark.
-        held = next((n for n in range(len(CLOSING), 0, -1) if self._text.endswith(("\n" + CLOSING)[:n])), 0)
+        held = max(_held(self._text, CLOSING), _held(self._text, "\n" + CLOSING))
         cut = len(self._text) - held
         thought, self._text = self._text[:cut], self._text[cut:]
         return thought, ""
@@ -45,7 +49,7 @@ class Thoughts:
         """Whether the text's beginning shows if it is a thought."""
         start = self._text.lstrip()
         if start.startswith(OPENING):
-            self._text, self._inside = start.removeprefix(OPENING).removeprefix("\n"), True
+            self._text, self._inside = start.removeprefix(OPENING), True
         elif OPENING.startswith(start):
             return False
         self._begun = True
@@ -57,3 +61,8 @@ class Thoughts:
             text = text.lstrip("\n")
             self._spoken = bool(text)
         return text
+
+
+def _held(text: str, mark: str) -> int:
+    """How much of the end of `text` may be the beginning of `mark`."""
+    return next((size for size in range(len(mark) - 1, 0, -1) if text.endswith(mark[:size])), 0)

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import jsonschema
 import openai
+import pydantic
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionMessage
 
@@ -216,3 +217,60 @@ def test_a_bad_tool_schema_is_named(http: httpx.Client) -> None:
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "tools[1].function.parameters"
     assert "uniqueItems" in answer.json()["error"]["message"]
+
+
+# The same through /v1/responses.
+
+
+def test_responses_call_tools_and_go_on_from_the_branch(client: openai.OpenAI) -> None:
+    tool: Any = {"type": "function", "strict": True, **CALCULATOR["function"]}
+    first = client.responses.create(
+        model="dendrite", input=ASK[0]["content"], tools=[tool], temperature=0, max_output_tokens=100
+    )
+    (call,) = first.output
+    assert call.type == "function_call"
+    assert json.loads(call.arguments) == {"expression": "1234 * 5678"}
+    said = client.responses.create(
+        model="dendrite",
+        previous_response_id=first.id,
+        input=[{"type": "function_call_output", "call_id": call.call_id, "output": "7006652"}],
+        tools=[tool],
+        temperature=0,
+    )
+    assert said.output_text == "1234 * 5678 = 7006652."
+    assert said.usage is not None
+    assert said.usage.input_tokens_details.cached_tokens > 0
+
+
+def test_responses_stream_a_call_that_must_be_made(client: openai.OpenAI) -> None:
+    tool: Any = {"type": "function", "strict": True, **SIZED["function"]}
+    fragments = []
+    with client.responses.stream(
+        model="dendrite", input="x", tools=[tool], tool_choice="required", max_output_tokens=100
+    ) as stream:
+        for event in stream:
+            if event.type == "response.function_call_arguments.delta":
+                fragments.append(event.delta)
+        made = stream.get_final_response()
+    call = made.output[0]
+    assert call.type == "function_call"
+    assert "".join(fragments)[: len(call.arguments)] == call.arguments
+    jsonschema.validate(json.loads(call.arguments), SIZED["function"]["parameters"])
+
+
+def test_responses_parse_into_a_model(client: openai.OpenAI) -> None:
+    class Person(pydantic.BaseModel):
+        name: str
+        age: int
+
+    asked = "Extract name and age as JSON: I am Ada and I am 36."
+    made = client.responses.parse(model="dendrite", input=asked, text_format=Person, temperature=0)
+    assert made.output_parsed == Person(name="Ada", age=36)
+
+
+def test_a_bad_tool_schema_is_named_in_the_callers_words(http: httpx.Client) -> None:
+    bad = {"type": "function", "name": "f", "parameters": {"properties": {"a": {"uniqueItems": True}}}}
+    body = {"input": "x", "tools": [bad], "tool_choice": "required"}
+    answer = http.post("/v1/responses", json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "tools[0].parameters"
