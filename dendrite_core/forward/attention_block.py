@@ -89,11 +89,12 @@ class Tails:
         self.mask = torch.zeros(shape.kv_heads, rows, 1, self.room).masked_fill_(unused[:, None], -torch.inf)
         self.slots = torch.from_numpy(_right_aligned(tails, lengths, filled, self.room))
         self._kept = copies.workspace.take(len(layers), 2 * shape.kv_heads, rows, self.room, shape.head_dim)
+        # A weight of zero hides any number in the padding, but not a NaN that others may have left.
+        self._empty = [row for row, length in enumerate(lengths) if not length]
         if self._kept is not None and filled:
             self._fill(self._kept, filled)
-            for row, length in enumerate(lengths):
-                if not length:
-                    self._kept[:, :, row, :filled] = 0
+            for row in self._empty:
+                self._kept[:, :, row, :filled] = 0
 
     def open(self, slots: Sequence[int]) -> None:
         """Make the next column that of this step's tokens, which are stored at `slots`."""
@@ -101,13 +102,15 @@ class Tails:
         self.mask[..., self.column].zero_()
         if self._kept is None:
             self.slots[:, self.column] = torch.tensor(slots)
+            for row in self._empty:
+                self.slots[row] = slots[row]
+            self._empty = []
         else:
             self._new = dict(zip(self._layers, self._kept[..., self.column, :].unbind(0), strict=True))
 
     def widen(self, width: int) -> None:
         """Offer the first `width` columns."""
         if self._kept is not None:
-            # A weight of zero hides any number but not a NaN, which other rows may have left in memory.
             self._kept[..., self._width : width, :] = 0
             used = self._kept[..., :width, :]
             keys = used[:, : self._shape.kv_heads].flatten(1, 2).transpose(2, 3).unbind(0)

@@ -54,7 +54,7 @@ class TreeAttention:
 
     def plan(self, batch: ForwardBatch) -> None:
         ints = batch.ints
-        self._copies.wrote(ints.slots, ints.copies)
+        self._copies.wrote(ints.slots)
         self._write = self.store.writer(ints.slots, batch.slots)
         decode = decode_rows(ints.row_starts, ints.kv_lengths, ints.spans)
         self._whole = len(decode.rows) == ints.rows

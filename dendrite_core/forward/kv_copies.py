@@ -58,12 +58,10 @@ class CopyCache:
         self._copies: dict[tuple[Piece, ...], tuple[int, Tensor]] = {}
         self.workspace = Workspace(budget)
 
-    def wrote(self, slots: Sequence[int], copies: Sequence[tuple[int, int]]) -> None:
-        """A new step begins; these slots and copy destinations get new content in it."""
+    def wrote(self, slots: Sequence[int]) -> None:
+        """A new step begins, which writes to these slots. A page copied in it is also written to."""
         self._clock += 1
         for page in {slot // self.store.page_size for slot in slots}:
-            self._written[page] = self._clock
-        for _, page in copies:
             self._written[page] = self._clock
 
     def get(self, pieces: Sequence[Piece]) -> Tensor | None:

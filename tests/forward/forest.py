@@ -23,6 +23,7 @@ class Forest:
         self.page_size = page_size
         self.random = random.Random(seed)
         self.free = list(range(num_pages))
+        self.scattered = scattered
         if scattered:
             self.random.shuffle(self.free)
         self.rows: list[Row] = []
@@ -46,10 +47,12 @@ class Forest:
         return child
 
     def close(self, row: Row) -> None:
-        """Drop a row; its pages that no other row holds are free again, lowest first."""
+        """Drop a row; pages no other row holds are free again: lowest first, or used again first."""
         self.rows.remove(row)
         held = {page for other in self.rows for page in other.pages}
-        self.free = sorted({*self.free, *(page for page in row.pages if page not in held)})
+        self.free[:0] = [page for page in row.pages if page not in held]
+        if not self.scattered:
+            self.free.sort()
         self.topology += 1
 
     def step(self, new: dict[Row, int]) -> Batch:

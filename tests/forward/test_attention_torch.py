@@ -204,11 +204,12 @@ def test_chunked_equals_unchunked(make: Callable[[AttentionShape, KVStore], Atte
 def test_a_page_written_again_is_not_taken_from_a_copy() -> None:
     """Rows come and go over the same pages, so every copy made of them has to be made anew."""
     forest = Forest(8, 30, scattered=True)
-    both = Both(forest)
-    for _ in range(4):
+    both = Both(forest, costs=Costs(node=40, waste=40, cells=600))
+    for _ in range(3):
         parent = grown(forest, both, 41)
         forest.fork(parent)
         decode(forest, both, 6)
+        assert both.tree._copies._copies
         for row in list(forest.rows):
             forest.close(row)
 
@@ -217,13 +218,53 @@ def test_a_child_that_steps_into_the_pages_of_a_row_that_left() -> None:
     """Same length, same pages, same number of rows, other content: only the copy tells them apart."""
     forest = Forest(8, 40)
     both = Both(forest)
-    left, stays = grown(forest, both, 21), grown(forest, both, 21)
-    decode(forest, both, 2)
+    parent = grown(forest, both, 16)
+    left, stays = forest.fork(parent), forest.fork(parent)
+    forest.close(parent)
+    decode(forest, both, 3)
+    before, pages = forest.topology, list(left.pages)
     forest.close(left)
-    forest.topology -= 1
-    forest.fork(stays)
-    forest.topology -= 1
+    child = forest.fork(stays)
+    forest.topology = before
+    assert child.pages == pages
     decode(forest, both, 2)
+
+
+def test_a_row_that_was_cut_back() -> None:
+    forest = Forest(8, 40)
+    both = Both(forest)
+    forest.fork(grown(forest, both, 18))
+    decode(forest, both, 4)
+    forest.rows[1].length -= 3
+    decode(forest, both, 2)
+
+
+def test_rows_that_take_turns() -> None:
+    """The second step looks like the first with every row one token longer, but for the pages of one row."""
+    forest = Forest(8, 40)
+    both = Both(forest)
+    parent = grown(forest, both, 16)
+    one, other = forest.fork(parent), forest.fork(parent)
+    both.check(forest.step({other: 1}))
+    both.check(forest.step({parent: 1, one: 1}))
+    both.check(forest.step({parent: 1, other: 1}))
+
+
+@pytest.mark.parametrize("copy_bytes", [None, 0])
+def test_what_others_left_in_memory_is_never_seen(copy_bytes: int | None) -> None:
+    forest = Forest(8, 60)
+    both = Both(forest, copy_bytes=copy_bytes)
+    both.tree.store.data.fill_(torch.nan)
+    workspace = both.tree._copies.workspace
+    if (memory := workspace.take(100_000)) is not None:
+        memory.fill_(torch.nan)
+    workspace.reset()
+    parent = grown(forest, both, 24)
+    forest.fork(parent)
+    forest.fork(forest.fork(parent))
+    decode(forest, both, 3)
+    forest.open()
+    decode(forest, both, 40)
 
 
 @settings(max_examples=60, deadline=None)
