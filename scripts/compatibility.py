@@ -34,8 +34,8 @@ vllm_xargs watermarking
 """
 _VLLM_CHAT = """
 add_generation_prompt chat_template chat_template_kwargs continue_final_message documents echo
-include_reasoning max_completion_tokens media_io_kwargs messages mm_processor_kwargs parallel_tool_calls reasoning_effort
-return_prompt_text tool_choice tools top_logprobs
+include_reasoning max_completion_tokens media_io_kwargs messages mm_processor_kwargs parallel_tool_calls
+reasoning_effort return_prompt_text tool_choice tools top_logprobs
 """
 # Of older versions, which scripts still send.
 _GUIDED = "guided_choice guided_grammar guided_json guided_regex"
