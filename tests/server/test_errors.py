@@ -200,7 +200,11 @@ def every_error(base: type[DendriteError] = DendriteError) -> Iterator[type[Dend
         yield from every_error(cls)
 
 
-@pytest.mark.parametrize("cls", set(every_error()), ids=lambda cls: cls.__name__)
+def name_of(cls: type[DendriteError]) -> str:
+    return cls.__name__
+
+
+@pytest.mark.parametrize("cls", sorted(set(every_error()), key=name_of), ids=name_of)
 def test_every_error_has_a_row_and_none_is_a_conflict(cls: type[DendriteError]) -> None:
     row = row_of(cls("what happened"))
     assert row.status != 409
