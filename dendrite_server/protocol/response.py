@@ -258,17 +258,21 @@ def own_entries(logprobs: Iterable[TokenLogprob]) -> list[Entry]:
 
 def legacy_logprobs(entries: Sequence[Entry], token_bytes: TokenBytes, offset: int) -> Body:
     """Parallel lists; `offset` is the number of characters before the first entry."""
-    names = [token_name(token_id, token_bytes) for token_id, _ in entries]
     offsets = []
-    for name in names:
+    for token_id, _ in entries:
         offsets.append(offset)
-        offset += len(name)
+        offset += characters(token_id, token_bytes)
     return {
-        "tokens": names,
+        "tokens": [token_name(token_id, token_bytes) for token_id, _ in entries],
         "token_logprobs": [None if entry is None else finite(entry.logprob) for _, entry in entries],
         "top_logprobs": [None if entry is None else _top_by_name(entry, token_bytes) for _, entry in entries],
         "text_offset": offsets,
     }
+
+
+def characters(token_id: int, token_bytes: TokenBytes) -> int:
+    """How many characters begin in a token: with those that end in a later one, each is counted once."""
+    return sum(byte & 0xC0 != 0x80 for byte in token_bytes(token_id))
 
 
 def _top_by_name(entry: TokenLogprob, token_bytes: TokenBytes) -> dict[str, float]:

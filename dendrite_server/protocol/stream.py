@@ -17,6 +17,7 @@ from dendrite_server.protocol.response import (
     Entry,
     Header,
     TokenBytes,
+    characters,
     chat_logprobs,
     choice_usage,
     echoed,
@@ -24,7 +25,6 @@ from dendrite_server.protocol.response import (
     legacy_logprobs,
     own_entries,
     sum_usage,
-    token_name,
     trees_body,
     usage_body,
 )
@@ -200,8 +200,8 @@ class TextEncoder:
         if not entries:
             return None
         offset = self._offsets.get(index, 0)
-        names = (token_name(token_id, self._token_bytes) for token_id, _ in entries)
-        self._offsets[index] = offset + sum(map(len, names))
+        grown = sum(characters(token_id, self._token_bytes) for token_id, _ in entries)
+        self._offsets[index] = offset + grown
         return legacy_logprobs(entries, self._token_bytes, offset)
 
     def end(self) -> bytes:
