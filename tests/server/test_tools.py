@@ -246,7 +246,12 @@ def test_responses_stream_a_call_that_must_be_made(client: openai.OpenAI) -> Non
     tool: Any = {"type": "function", "strict": True, **SIZED["function"]}
     fragments = []
     with client.responses.stream(
-        model="dendrite", input="x", tools=[tool], tool_choice="required", max_output_tokens=100
+        model="dendrite",
+        input="x",
+        tools=[tool],
+        tool_choice="required",
+        max_output_tokens=100,
+        temperature=0,
     ) as stream:
         for event in stream:
             if event.type == "response.function_call_arguments.delta":
