@@ -251,7 +251,7 @@ def test_responses_stream_a_call_that_must_be_made(client: openai.OpenAI) -> Non
         tools=[tool],
         tool_choice="required",
         max_output_tokens=100,
-        temperature=0,
+        extra_body={"seed": 1},
     ) as stream:
         for event in stream:
             if event.type == "response.function_call_arguments.delta":
