@@ -7,6 +7,7 @@ is a failure and not a skip.
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import os
 import socket
@@ -38,6 +39,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.function):
+            # Clients keep connections in globals of theirs, which a new event loop cannot use.
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
     if not config.getoption("--clients"):
         left_out = pytest.mark.skip(reason="client suites run with --clients only")
         for item in items:

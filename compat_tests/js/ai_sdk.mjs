@@ -1,0 +1,57 @@
+// Vercel's AI SDK against a server given as the first argument, through both of its providers; what the
+// server can do beyond text is named after it.
+import assert from "node:assert/strict";
+import { createOpenAI } from "@ai-sdk/openai";
+import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
+import { generateText, Output, streamText } from "ai";
+import { z } from "zod";
+
+const [baseURL, ...abilities] = process.argv.slice(2);
+const openai = createOpenAI({ baseURL, apiKey: "none" });
+const compatible = createOpenAICompatible({
+  name: "dendrite",
+  baseURL,
+  apiKey: "none",
+  includeUsage: true,
+  supportsStructuredOutputs: true,
+});
+const models = [
+  openai.chat("dendrite"),
+  openai.completion("dendrite"),
+  openai.responses("dendrite"),
+  compatible("dendrite"),
+  compatible.completionModel("dendrite"),
+];
+
+for (const model of models) {
+  const asked = { model, prompt: "Hello", temperature: 0, maxOutputTokens: 30, maxRetries: 0 };
+  const whole = await generateText(asked);
+  assert.ok(whole.text, model.provider);
+  assert.equal(whole.usage.totalTokens, whole.usage.inputTokens + whole.usage.outputTokens);
+
+  const stream = streamText(asked);
+  let text = "";
+  for await (const piece of stream.textStream) text += piece;
+  assert.equal(text, whole.text, model.provider);
+  assert.equal(await stream.finishReason, whole.finishReason);
+  assert.equal((await stream.usage).outputTokens, whole.usage.outputTokens);
+}
+
+if (abilities.includes("formats")) {
+  const schema = z.object({ verdict: z.enum(["good", "bad"]), points: z.number().int().min(0).max(9) });
+  for (const model of [openai.chat("dendrite"), openai.responses("dendrite"), compatible("dendrite")]) {
+    const { output } = await generateText({
+      model,
+      output: Output.object({ schema }),
+      prompt: "Judge for 24: 4 6 13",
+      maxOutputTokens: 60,
+    });
+    assert.ok(schema.safeParse(output).success, model.provider);
+  }
+}
+
+await assert.rejects(
+  generateText({ model: compatible("nothing"), prompt: "Hello", maxRetries: 0 }),
+  (error) => error.statusCode === 404 && /nothing/.test(error.message),
+);
+console.log("all is well");

@@ -1,0 +1,50 @@
+"""litellm against a server given as the first argument: whole, streamed, async, priced by tokens, refused."""
+
+import asyncio
+import sys
+
+import litellm
+
+ARGUMENTS = {
+    "model": "openai/dendrite",
+    "api_base": sys.argv[1],
+    "api_key": "none",
+    "messages": [{"role": "user", "content": "Hello"}],
+    "temperature": 0,
+    "max_tokens": 30,
+    "num_retries": 0,
+}
+
+whole = litellm.completion(**ARGUMENTS)
+text = whole.choices[0].message.content
+assert text
+assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
+
+chunks = list(litellm.completion(**ARGUMENTS, stream=True, stream_options={"include_usage": True}))
+assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == text
+rebuilt = litellm.stream_chunk_builder(chunks, messages=ARGUMENTS["messages"])
+assert rebuilt.choices[0].message.content == text
+assert rebuilt.usage.completion_tokens == whole.usage.completion_tokens
+
+again = asyncio.run(litellm.acompletion(**ARGUMENTS))
+assert again.choices[0].message.content == text
+assert again.usage.prompt_tokens_details.cached_tokens > 0
+
+forked = litellm.completion(**ARGUMENTS, n=3, extra_body={"n_branches": 3})
+assert len(forked.choices) == 3
+
+legacy = litellm.text_completion(
+    model="text-completion-openai/dendrite",
+    api_base=sys.argv[1],
+    api_key="none",
+    prompt="Once",
+    max_tokens=5,
+)
+assert legacy.choices[0].text
+
+refusal = ""
+try:
+    litellm.completion(**{**ARGUMENTS, "temperature": 9})
+except litellm.BadRequestError as error:
+    refusal = str(error)
+assert "temperature" in refusal
