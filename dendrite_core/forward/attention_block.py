@@ -174,6 +174,7 @@ class RowBlock:
         self._width = 0
         self._queries = torch.empty(shape.kv_heads, self.rows * shape.group, shape.head_dim)
         self._out = torch.empty_like(self._queries)
+        self._q = self._q_grouped = torch.empty(0)
         if window:
             self._position = torch.tensor(stored)[:, None] - 1
             self._positions = self._all_positions(plan)
@@ -192,10 +193,8 @@ class RowBlock:
 
     def attend(self, layer: int, q: Tensor, kv: Tensor) -> Tensor:
         """q `[rows, heads, d]`, kv `[rows, 2 * kv_heads, d]` of the new tokens -> `[rows, heads * d]`."""
-        shape = self._shape
         keys, values = self._tails.extend(layer, kv)
-        grouped = q.float().view(self.rows, shape.kv_heads, shape.group, shape.head_dim)
-        torch.mul(grouped.transpose(0, 1), shape.scale, out=self._grouped_queries)
+        torch.mul(self._grouped(q), self._shape.scale, out=self._grouped_queries)
         for node in self._nodes:
             node.score(layer)
         torch.baddbmm(self._tail_mask, self._tail_queries, keys, out=self._tail_scores)
@@ -207,7 +206,18 @@ class RowBlock:
         torch.bmm(self._tail_probs, values, out=self._tail_out)
         for node in self._nodes:
             node.add(layer)
-        return self._grouped_out.transpose(0, 1).reshape(self.rows, -1).to(q.dtype)
+        out = self._grouped_out.transpose(0, 1).reshape(self.rows, -1)
+        return out if q.dtype == torch.float32 else out.to(q.dtype)
+
+    def _grouped(self, q: Tensor) -> Tensor:
+        """`[rows, heads, d]` -> `[kv_heads, rows, group, d]`; the last view is kept, as layers may share q."""
+        if q is not self._q:
+            shape = self._shape
+            by_head = q.float().view(self.rows, shape.kv_heads, shape.group, shape.head_dim).transpose(0, 1)
+            if q.dtype != torch.float32:
+                return by_head
+            self._q, self._q_grouped = q, by_head
+        return self._q_grouped
 
     def _widen(self, width: int) -> None:
         """Make scores for `width` tail columns, and every view of them that a layer needs."""
@@ -260,6 +270,7 @@ class SingleRun:
         self._shape, self._store, self._window = shape, store, window
         self._slot, self._end = piece.slot, piece.slot + piece.tokens - 1
         self._nothing = torch.zeros(1, 1, 1)
+        self._q = self._q_grouped = torch.empty(0)
 
     def advance(self, slots: Sequence[int]) -> bool:
         """Take in this step's token; False when its slot is not the next one in memory."""
@@ -275,6 +286,7 @@ class SingleRun:
     def attend(self, layer: int, q: Tensor, kv: Tensor) -> Tensor:
         """q `[1, heads, d]`; kv is in the store already. -> `[1, heads * d]`"""
         shape = self._shape
-        grouped = q.view(shape.kv_heads, shape.group, shape.head_dim)
-        scores = torch.baddbmm(self._nothing, grouped, self._keys[layer], beta=0, alpha=shape.scale)
+        if q is not self._q:
+            self._q, self._q_grouped = q, q.view(shape.kv_heads, shape.group, shape.head_dim)
+        scores = torch.baddbmm(self._nothing, self._q_grouped, self._keys[layer], beta=0, alpha=shape.scale)
         return torch.bmm(scores.softmax(-1), self._values[layer]).view(1, -1)

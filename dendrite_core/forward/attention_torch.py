@@ -51,6 +51,7 @@ class TreeAttention:
         self._seen: Seen | None = None
         self._windows: tuple[int | None, ...] = ()
         self._blocks: dict[int | None, list[Rows]] = {}
+        self._k = self._v = self._kv = torch.empty(0)
 
     def plan(self, batch: ForwardBatch) -> None:
         ints = batch.ints
@@ -71,6 +72,10 @@ class TreeAttention:
             started = self._advance(slots)
             assert started, "a new plan has no room for its first step"
         self._seen = seen
+        self._alone = {
+            window: blocks[0].attention if self._whole and len(blocks) == 1 else None
+            for window, blocks in self._blocks.items()
+        }
         chunks = [row for row in range(ints.rows) if ints.row_starts[row + 1] - ints.row_starts[row] > 1]
         self._chunks = {
             window: [Chunk(ints, row, self.shape, self.store, window) for row in chunks]
@@ -78,24 +83,37 @@ class TreeAttention:
         }
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        kv = joined(k, v)
+        kv = self._kv if k is self._k and v is self._v else self._joined(k, v)
         self._write(layer, kv)
-        blocks = self._blocks[self._windows[layer]]
-        if self._whole and len(blocks) == 1:
-            return blocks[0].attention.attend(layer, q, kv)
+        window = self._windows[layer]
+        if (alone := self._alone[window]) is not None:
+            return alone.attend(layer, q, kv)
+        return self._attend_parts(layer, window, q, k, v, kv)
+
+    def _attend_parts(
+        self, layer: int, window: int | None, q: Tensor, k: Tensor, v: Tensor, kv: Tensor
+    ) -> Tensor:
+        """Blocks and chunks one after the other."""
         out = q.new_empty(q.shape[0], self.shape.heads * self.shape.head_dim)
         chosen = self._decoding
         decode_q, decode_kv = (q, kv) if chosen is None else (q[chosen], kv[chosen])
-        for first, end, rows in blocks:
+        for first, end, rows in self._blocks[window]:
             found = rows.attend(layer, decode_q[first:end], decode_kv[first:end])
             if chosen is None:
                 out[first:end] = found
             else:
                 out[chosen[first:end]] = found
-        for chunk in self._chunks[self._windows[layer]]:
+        for chunk in self._chunks[window]:
             own = slice(chunk.first, chunk.end)
             out[own] = chunk.attend(layer, q[own], k[own], v[own])
         return out
+
+    def _joined(self, k: Tensor, v: Tensor) -> Tensor:
+        """k and v as one; a view is kept, for a decoder that hands the same two tensors to every layer."""
+        kv = joined(k, v)
+        if kv.data_ptr() == k.data_ptr():
+            self._k, self._v, self._kv = k, v, kv
+        return kv
 
     def _advance(self, slots: Sequence[int]) -> bool:
         return all(
