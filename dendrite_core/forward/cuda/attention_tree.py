@@ -52,6 +52,7 @@ class TreeAttention:
         self.block_d = max(16, 1 << (shape.head_dim - 1).bit_length())
         self.side = torch.cuda.Stream(store.device)
         self.two_streams = True
+        self.wide_tile = (128, 64, 3)
         self.step: Step | None = None
 
     def _has_wgmma(self) -> bool:
@@ -161,7 +162,7 @@ class TreeAttention:
         if self.wide_kernel is not None and window is None:
             self.wide_kernel.attend_wide[(132,)](
                 plan.counts, plan.wide, *self._pointers(layer, q, out),
-                shape.heads, shape.group, shape.head_dim, *self._pages(), 128, 64, 3,
+                shape.heads, shape.group, shape.head_dim, *self._pages(), *self.wide_tile,
                 num_warps=8,
             )  # fmt: skip
             return
