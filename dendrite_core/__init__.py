@@ -1,4 +1,7 @@
-"""Dendrite's engine: an LLM whose KV cache is a tree. Start with `Engine.from_pretrained`."""
+"""Dendrite's engine: an LLM whose KV cache is a tree. Start with `Engine.from_pretrained`.
+
+Examples in docstrings stand on the public names and on `engine`, the embedded model's.
+"""
 
 import os
 

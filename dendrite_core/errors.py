@@ -16,6 +16,12 @@ class RequestError(DendriteError):
 
     `param` is the name of the offending field as the caller wrote it, `code` a short machine-readable
     string of OpenAI's vocabulary where one exists (`unsupported_parameter`, `invalid_value`, ...).
+
+    >>> try:
+    ...     engine.generate("Hello", n=0)
+    ... except RequestError as error:
+    ...     print(error.param, error.code)
+    n invalid_value
     """
 
     code: str | None = "invalid_value"

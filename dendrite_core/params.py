@@ -22,6 +22,10 @@ class GrammarSpec:
 
     `kind` is json_schema, json_object, regex, lark, grammar (GBNF or Lark), choice (a JSON list) or
     structural_tag (JSON, in vLLM's shape). `param` is the field that errors in `source` are about.
+
+    >>> held = SamplingParams(temperature=0, grammar=GrammarSpec(kind="regex", source="[a-f]{8}"))
+    >>> len(engine.generate("Hello", held).text)
+    8
     """
 
     kind: str
@@ -37,6 +41,12 @@ class SamplingParams:
     context length always holds); `max_tokens=0` computes the prompt and keeps no token. `logprobs=None`
     reports none, `logprobs=k` the chosen token's and the k best; `prompt_logprobs` the same of the
     prompt's own tokens. `seed=None` draws a fresh seed per request. Raises `RequestError` naming the field.
+
+    >>> SamplingParams(temperature=0, max_tokens=16).greedy
+    True
+    >>> SamplingParams(top_p=2.0)
+    Traceback (most recent call last):
+    dendrite_core.errors.RequestError: top_p must be in (0, 1], got 2
     """
 
     temperature: float = 1.0

@@ -6,9 +6,9 @@ import argparse
 import os
 import re
 from collections.abc import Sequence
-from importlib.resources import files
 
 from dendrite_core.config import PAGE_SIZES, EngineConfig
+from dendrite_core.engine.engine import EMBEDDED
 from dendrite_server.config import ServerConfig
 from dendrite_server.tools.formats import FORMATS
 
@@ -125,7 +125,7 @@ def _bytes(text: str) -> int:
 
 def engine_config(arguments: argparse.Namespace) -> EngineConfig:
     return EngineConfig(
-        model=arguments.model or str(files("dendrite_core") / "embedded"),
+        model=arguments.model or EMBEDDED,
         dtype=arguments.dtype,
         device=arguments.device,
         page_size=arguments.page_size,

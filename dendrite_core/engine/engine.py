@@ -13,6 +13,7 @@ import logging
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from importlib.resources import files
 from typing import Any
 
 from dendrite_core.config import EngineConfig, ResolvedConfig
@@ -30,14 +31,22 @@ from dendrite_core.text.tokenizer import Tokenizer
 log = logging.getLogger("dendrite.engine")
 
 Message = Mapping[str, Any]
+# The model that comes with the package.
+EMBEDDED = str(files("dendrite_core") / "embedded")
 
 
 class Engine:
-    """An inference engine whose KV cache is a tree.
+    r"""An inference engine whose KV cache is a tree.
 
-    >>> engine = Engine.from_pretrained("path/or/hub-id")
-    >>> first = engine.generate("Once upon a time", SamplingParams(max_tokens=16))
-    >>> more = engine.generate("", SamplingParams(max_tokens=16), parent_id=first.branch_id, n=4)
+    >>> engine = Engine.from_pretrained()  # the embedded model; else a folder or a hub id
+    >>> puzzle = [{"role": "user", "content": "Explore 24: 4 9 10 13"}]
+    >>> thought = engine.chat(puzzle, SamplingParams(temperature=0, stop=("\n",)))
+    >>> thought.text
+    '13 - 10 = 3 (left: 3 4 9)'
+    >>> steps = engine.generate("", SamplingParams(seed=1, stop=("\n",)), parent_id=thought.branch_id, n=3)
+    >>> [choice.text for choice in steps.choices]
+    ['9 - 3 = 6 (left: 4 6)', '9 / 3 = 3 (left: 3 4)', '9 - 3 = 6 (left: 4 6)']
+    >>> engine.close()
 
     Raises `ModelLoadError` when the model cannot be served.
     """
@@ -60,14 +69,21 @@ class Engine:
         log.info("ready: %s", self.config.summary())
 
     @classmethod
-    def from_pretrained(cls, model: str, **settings: Any) -> Engine:
+    def from_pretrained(cls, model: str = EMBEDDED, **settings: Any) -> Engine:
         """An engine for a folder, a hub id or `shape:NAME`; `settings` are fields of `EngineConfig`."""
         return cls(EngineConfig(model=model, **settings))
 
     # Verbs.
 
     def submit(self, request: Request) -> Stream:
-        """Queue a request; read its `Stream`. Raises `QueueFull`, `EngineClosed`, `RequestError`."""
+        """Queue a request; read its `Stream`. Raises `QueueFull`, `EngineClosed`, `RequestError`.
+
+        >>> request = engine.chat_request(
+        ...     [{"role": "user", "content": "Solve 24: 4 9 10 13"}], SamplingParams(temperature=0)
+        ... )
+        >>> "".join(delta.text for progress in engine.submit(request) for delta in progress.choices)
+        'Answer: 4 * (9 - (13 - 10)) = 24'
+        """
         self._check(request)
         stream = Stream(request, self.abort, self._forget, self._grammar(request.params))
         with self._idle:
@@ -84,11 +100,23 @@ class Engine:
         return self._call("abort", stream)
 
     def fork(self, branch_id: str, count: int = 1, *, offset: int | None = None) -> Future[list[str]]:
-        """Idle children of a branch, in O(1) each; `offset` as `Request.parent_offset`."""
+        """Idle children of a branch, in O(1) each; `offset` as `Request.parent_offset`.
+
+        >>> first = engine.generate("Hello", SamplingParams(max_tokens=4))
+        >>> children = engine.fork(first.branch_id, 3).result()
+        >>> engine.describe(first.branch_id).result().children == tuple(children)
+        True
+        """
         return self._call("fork", branch_id, count, offset)
 
     def release(self, branch_id: str, *, prune: bool = True) -> Future[list[str]]:
-        """Forget a branch (with all below it) and free its pages; the ids that are gone."""
+        """Forget a branch (with all below it) and free its pages; the ids that are gone.
+
+        >>> first = engine.generate("Hello", SamplingParams(max_tokens=4))
+        >>> child = engine.fork(first.branch_id).result()
+        >>> engine.release(first.branch_id).result() == [first.branch_id, *child]
+        True
+        """
         return self._call("release", branch_id, prune)
 
     def update(
@@ -99,7 +127,12 @@ class Engine:
         ttl: float | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> Future[BranchInfo]:
-        """Pin a branch (for `ttl` seconds), unpin it, or merge into its metadata."""
+        """Pin a branch (for `ttl` seconds), unpin it, or merge into its metadata.
+
+        >>> first = engine.generate("Hello", SamplingParams(max_tokens=4))
+        >>> engine.update(first.branch_id, pinned=True, metadata={"score": 0.8}).result().metadata
+        {'score': 0.8}
+        """
         return self._call("update", branch_id, pinned, ttl, metadata)
 
     def describe(self, branch_id: str) -> Future[BranchInfo]:
@@ -162,7 +195,11 @@ class Engine:
         parent_id: str | None = None,
         parent_offset: int | None = None,
     ) -> Completion:
-        """As `generate`, in an event loop."""
+        """As `generate`, in an event loop.
+
+        >>> asyncio.run(engine.agenerate([1, 2, 3], SamplingParams(max_tokens=2, seed=1))).usage.prompt_tokens
+        3
+        """
         stream = self.submit(self._request(prompt, params, n, parent_id, parent_offset))
         started = await stream.started()
         return collect(started, n, [progress async for progress in stream])

@@ -19,6 +19,10 @@ class Budget:
 
     `tokens` are generated ones, of thoughts and judgements alike. `nodes` do not count the root, whose
     depth is 0. `seconds` count from the start of the search.
+
+    >>> Budget(tokens=0)
+    Traceback (most recent call last):
+    dendrite_core.errors.RequestError: tokens must be greater than 0, got 0
     """
 
     tokens: int | None = None

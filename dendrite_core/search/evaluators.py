@@ -54,6 +54,15 @@ class Judge:
     An answer counts as the value of the first of `labels` in it, or as its first number divided by
     `scale`; answers with neither do not count, and a branch without any gets 0. `turn` asks within the
     branch, which shares all its tokens; otherwise the question stands alone and is asked once per text.
+
+    >>> judge = Judge(
+    ...     prompt=Template("Judge for 24: {last}"),
+    ...     labels={"sure": 1.0, "impossible": 0.0},
+    ...     params=SamplingParams(max_tokens=4, temperature=0),
+    ... )
+    >>> tree = Tree(EngineBackend(engine), [{"role": "user", "content": "Which numbers make 24?"}])
+    >>> asyncio.run(judge.score(tree, [tree.root.append("4 6"), tree.root.append("11 12")]))
+    [1.0, 0.0]
     """
 
     prompt: Template
@@ -112,7 +121,11 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class RegexCheck:
-    """Whether a pattern is found in a branch's text and, with `equals`, whether its group is just that."""
+    r"""Whether a pattern is found in a branch's text and, with `equals`, whether its group is just that.
+
+    >>> RegexCheck(r"Answer: (.*) = 24").extract("Answer: 4 * 6 = 24")
+    '4 * 6'
+    """
 
     pattern: str
     equals: str | None = None

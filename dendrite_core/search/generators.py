@@ -29,9 +29,12 @@ class Generator(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Thoughts as the model goes on by itself: up to a stop string, `max_tokens`, or its end of turn.
+    r"""Thoughts as the model goes on by itself: up to a stop string, `max_tokens`, or its end of turn.
 
     `prompt` is put before every thought, for instance a message that asks for the next step.
+
+    >>> Sample(SamplingParams(max_tokens=32, stop=("\n",)), prompt="").params.stop
+    ('\n',)
     """
 
     params: SamplingParams = field(default_factory=lambda: SamplingParams(max_tokens=64))
@@ -46,11 +49,16 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A prompt with names in braces.
+    r"""A prompt with names in braces.
 
     `{prompt}` is what the search was asked, `{path}` all that was thought up to a branch, `{last}` its last
     thought; the named groups of `pattern` are taken from its last match in prompt and path. Other braces
     stay as they are.
+
+    >>> tree = Tree(EngineBackend(engine), "Explore 24: 4 9 10 13\n")
+    >>> left = Template("Judge for 24: {left}", pattern=r"(?:left|24): (?P<left>[\d ]+)")
+    >>> left.render(tree.root), left.render(tree.root.append("13 - 9 = 4 (left: 4 4 10)\n"))
+    ('Judge for 24: 4 9 10 13', 'Judge for 24: 4 4 10')
     """
 
     text: str
@@ -67,10 +75,17 @@ class Template:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Propose:
-    """Thoughts from a list that the model writes when asked for one; each line becomes a child.
+    r"""Thoughts from a list that the model writes when asked for one; each line becomes a child.
 
     `prompt` is asked on the side, or as the next turn of the branch with `turn`; `{n}` in it is how many
     thoughts are wanted. Lines that do not match `line` are left out; `suffix` ends every thought.
+
+    >>> ideas = Propose(prompt=Template("Propose {n} next steps for 24: 4 9 10 13"), line=r".* \(left: .*\)")
+    >>> method = TreeOfThoughts(generator=ideas, evaluator=Call(lambda branch: 1.0), branching=3)
+    >>> puzzle = [{"role": "user", "content": "Explore 24: 4 9 10 13"}]
+    >>> search = Search(EngineBackend(engine), puzzle, method, budget=Budget(nodes=3, depth=1), seed=1)
+    >>> [view.text for view in asyncio.run(search.run()).tree[1:]]
+    ['13 - 10 = 3 (left: 3 4 9)\n', '9 + 10 = 19 (left: 4 13 19)\n', '10 + 13 = 23 (left: 4 9 23)\n']
     """
 
     prompt: Template

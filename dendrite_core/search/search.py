@@ -13,10 +13,19 @@ from dendrite_core.search.tree import Branch, Tree
 
 
 class Search:
-    """A method at work on a prompt.
+    r"""A method at work on a prompt.
 
-    >>> search = Search(EngineBackend(engine), prompt, TreeOfThoughts(width=3), budget=Budget(tokens=500))
-    >>> result = await search.run()
+    >>> method = TreeOfThoughts(
+    ...     generator=Sample(SamplingParams(max_tokens=32, stop=("\n",))),
+    ...     evaluator=MeanLogprob(),
+    ...     goal=RegexCheck(r"left: 24\)"),
+    ...     width=8,
+    ... )
+    >>> puzzle = [{"role": "user", "content": "Explore 24: 4 9 10 13"}]
+    >>> search = Search(EngineBackend(engine), puzzle, method, budget=Budget(tokens=3000), seed=1)
+    >>> result = asyncio.run(search.run())
+    >>> result.reason, result.text.splitlines()[-1]
+    ('solved', '4 * 6 = 24 (left: 24)')
 
     `async for event in search` runs it, too, and leaves the result in `result`. When it is over every
     branch is freed; with `keep` the way to the best one stays, until `tree.close()`. Runs once.

@@ -30,10 +30,19 @@ OPEN, SOLVED, PRUNED = "open", "solved", "pruned"
 
 
 class Branch:
-    """A thought in the tree of a search, and the way to it.
+    r"""A thought in the tree of a search, and the way to it.
 
     `score` is what an evaluator said; `visits` and `total` are for searches that average over what is
     below. `prior` is the model's own probability of this branch among its siblings.
+
+    >>> async def given_and_grown():
+    ...     puzzle = [{"role": "user", "content": "Explore 24: 4 9 10 13"}]
+    ...     async with Tree(EngineBackend(engine), puzzle, seed=1) as tree:
+    ...         given = tree.root.append("13 - 9 = 4 (left: 4 4 10)\n")  # computed when it is gone on with
+    ...         [grown] = await given.extend(temperature=0, stop=("\n",))
+    ...         return grown.depth, grown.text
+    >>> asyncio.run(given_and_grown())
+    (2, '10 - 4 = 6 (left: 4 6)\n')
     """
 
     def __init__(self, tree: Tree, parent: Branch | None, place: Place, text: str = "") -> None:
@@ -155,12 +164,24 @@ class Branch:
 
 
 class Tree:
-    """All branches of one search over a backend, what they cost, and what may still be spent.
+    r"""All branches of one search over a backend, what they cost, and what may still be spent.
 
     `memory` is where evaluators keep what they need not ask twice.
 
     `on_event` is called with every `Event`. Random draws depend on `seed` and on a branch's place in the
     tree only, so the same seed grows the same tree. Use as `async with Tree(...) as tree:`.
+
+    >>> async def two_lines():
+    ...     puzzle = [{"role": "user", "content": "Explore 24: 4 9 10 13"}]
+    ...     async with Tree(EngineBackend(engine), puzzle, seed=1) as tree:
+    ...         [thoughts] = await tree.extend([tree.root], 4, stop=("\n",))  # one batch
+    ...         await tree.keep(thoughts[:1])
+    ...         [[line]] = await tree.extend(thoughts[:1], stop=("\n",))
+    ...         return line.path_text
+    >>> print(asyncio.run(two_lines()))
+    10 - 4 = 6 (left: 6 9 13)
+    9 * 13 = 117 (left: 6 117)
+    <BLANKLINE>
     """
 
     def __init__(
