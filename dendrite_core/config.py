@@ -20,7 +20,9 @@ class EngineConfig:
 
     `model` is a folder, a hub id or `shape:NAME`. `kv_cache_bytes` bounds the paged KV store (or give
     `num_pages`). `max_rows` bounds branches decoded together, `max_batch_tokens` the new tokens of one
-    step, `max_waiting` the queue, `max_branches` the branch records kept. `canaries` guards every page.
+    step, `max_waiting` the queue, `max_branches` the branch records kept. `overlap` launches a step before
+    the tokens of the one before are read, which pays where another device computes. `canaries` guards every
+    page.
     """
 
     model: str
@@ -37,6 +39,7 @@ class EngineConfig:
     max_children: int = 256
     max_branches: int = 65536
     threads: int | None = None
+    overlap: bool | None = None
     canaries: bool = False
 
     def __post_init__(self) -> None:
@@ -80,6 +83,7 @@ class ResolvedConfig:
     max_waiting: int
     max_children: int
     max_branches: int
+    overlap: bool
     canaries: bool
 
     def summary(self) -> str:
@@ -119,6 +123,7 @@ def resolve(asked: EngineConfig, facts: Facts) -> ResolvedConfig:
         max_waiting=asked.max_waiting,
         max_children=asked.max_children,
         max_branches=asked.max_branches,
+        overlap=facts.device != "cpu" if asked.overlap is None else asked.overlap,
         canaries=asked.canaries,
     )
 

@@ -59,6 +59,7 @@ class Batch:
     draws: tokens to draw from those logits.
     scores: tokens of prompts to score with those logits.
     topology: changes whenever rows or spans differ from the step before other than by rows growing.
+    unread: (i, d) for each of token_ids that is still on the device: token i is draw d of the step before.
     """
 
     token_ids: list[int]
@@ -73,6 +74,7 @@ class Batch:
     draws: list[Draw] = field(default_factory=list)
     scores: list[Score] = field(default_factory=list)
     topology: int = 0
+    unread: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
@@ -82,3 +84,8 @@ class Batch:
     def is_decode(self) -> bool:
         """Whether every row brings exactly one new token."""
         return len(self.token_ids) == len(self.kv_lengths)
+
+    @property
+    def follows_in_order(self) -> bool:
+        """Whether the tokens are the first draws of the step before, one after another."""
+        return self.unread == [(i, i) for i in range(len(self.token_ids))]

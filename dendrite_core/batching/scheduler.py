@@ -4,12 +4,16 @@ Running sequences go first, decoding ones before prompts, oldest first; then wai
 while rows, tokens and pages last. When pages run out the youngest running sequence is preempted: its KV
 is dropped, its tokens are kept, and it waits to be computed again. A request is never failed for lack of
 pages.
+
+A step may be scheduled *ahead*: while the one before is computed and its tokens are not known. Where a row
+will be is known without them; what it reads there stays on the device.
 """
 
 from __future__ import annotations
 
 import heapq
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -20,6 +24,8 @@ from dendrite_core.cache.tree import TreeCache
 from dendrite_core.config import ResolvedConfig
 
 by_order = attrgetter("order")
+
+HasRoom = Callable[[Sequence, int, dict[Sequence, int]], bool]
 
 
 def decoding_first(sequence: Sequence) -> tuple[bool, Order]:
@@ -32,7 +38,8 @@ class Step:
     """What one step computes: batch row i is `rows[i]` with `new[i]` new tokens.
 
     `drawers` are the sequences whose logits are sampled, in the order of `batch.draws`; a prompt with n
-    children owns n consecutive draws. `scorers` likewise own `batch.scores`, as many as said.
+    children owns n consecutive draws. `scorers` likewise own `batch.scores`, as many as said. What comes
+    after a step that `leads` can be scheduled before its tokens are known.
     """
 
     batch: Batch
@@ -40,6 +47,7 @@ class Step:
     new: list[int]
     drawers: list[Sequence]
     scorers: list[tuple[Sequence, int]]
+    leads: bool = True
 
 
 class Scheduler:
@@ -85,30 +93,56 @@ class Scheduler:
 
     def schedule(self) -> Step | None:
         """The next step, or None when there is nothing to run."""
-        granted = self._grant_running()
+        granted = self._grant_running(self._make_room)
+        assert granted is not None, "without room someone is preempted"
+        self._admit(granted)
+        return self._build(granted) if granted else None
+
+    def schedule_ahead(self) -> Step | None:
+        """The step after one that leads and is not committed; None where it has to be waited for.
+
+        Nobody is preempted: that would drop KV which is being computed. A sequence that is then found to
+        have ended was computed for nothing; what was written for it lies beyond its KV and is never read.
+        """
+        granted = self._grant_running(self._has_room)
+        if granted is None:
+            return None
         self._admit(granted)
         return self._build(granted) if granted else None
 
     def commit(self, step: Step, scores: list[tuple[float, list[tuple[int, float]]]]) -> None:
         """Take note that the step's KV is written, and hand out the scores of prompt tokens."""
         for sequence, new in zip(step.rows, step.new, strict=True):
-            self.cache.advance(sequence.branch, new)
+            sequence.computing -= new
+            if sequence.running:
+                self.cache.advance(sequence.branch, new)
+        for sequence in step.drawers:
+            sequence.drawing -= not sequence.is_prompt
         first = 0
         for sequence, count in step.scorers:
             sequence.scored += scores[first : first + count]
             first += count
 
-    def _grant_running(self) -> dict[Sequence, int]:
+    def _grant_running(self, has_room: HasRoom) -> dict[Sequence, int] | None:
+        """Tokens for running sequences, as far as they go; None when one finds no room and still runs."""
         granted: dict[Sequence, int] = {}
         budget = self.max_tokens
         for sequence in sorted(self.running, key=decoding_first):
             if not sequence.running or budget == 0:
                 continue
             new = min(sequence.pending, self._share(budget, bool(self._waiting)))
-            if self._make_room(sequence, new, granted):
+            if not new:
+                continue
+            if has_room(sequence, new, granted):
                 granted[sequence] = new
                 budget -= new
+            elif sequence.running:
+                return None
         return granted
+
+    def _has_room(self, sequence: Sequence, new: int, granted: dict[Sequence, int]) -> bool:
+        """Reserve pages for `new` tokens after those being computed; False if that takes preempting."""
+        return self.cache.reserve(sequence.branch, sequence.computing + new)
 
     def _share(self, budget: int, others: bool) -> int:
         """Tokens one sequence may take: half of what is left while others wait, so that none waits long."""
@@ -184,10 +218,14 @@ class Scheduler:
     def _add_row(self, step: Step, sequence: Sequence, new: int) -> None:
         batch, branch, table, size = step.batch, sequence.branch, sequence.table, self.page_size
         assert table is not None
-        begin = branch.kv_length
+        begin = branch.kv_length + sequence.computing
         end = begin + new
+        sequence.computing += new
         pages = table.pages
         batch.token_ids += branch.tokens(begin, end)
+        if end > len(branch):
+            batch.unread.append((len(batch.token_ids), sequence.draw_at))
+            batch.token_ids.append(0)
         if new == 1:
             batch.positions.append(begin)
             batch.slots.append(pages[begin // size] * size + begin % size)
@@ -201,8 +239,8 @@ class Scheduler:
         batch.page_tables.append(pages)
         if sequence.is_prompt or new > 1:
             self.prefill_tokens += new
-        if end == len(branch):
-            self._add_draws(step, sequence)
+        if end == len(branch) + sequence.drawing:
+            self._add_draws(step, sequence, end)
 
     def _add_scores(self, step: Step, sequence: Sequence, begin: int, new: int) -> None:
         """Logits of this chunk's tokens that have a next one in the prompt, to score that one."""
@@ -214,11 +252,15 @@ class Scheduler:
         batch.scores += [Score(row + i, token, top) for i, token in enumerate(following)]
         step.scorers.append((sequence, len(following)))
 
-    def _add_draws(self, step: Step, sequence: Sequence) -> None:
-        batch, params, length = step.batch, sequence.params, len(sequence.branch)
+    def _add_draws(self, step: Step, sequence: Sequence, length: int) -> None:
+        batch, params = step.batch, sequence.params
         row = len(batch.logits_at)
         batch.logits_at.append(len(batch.token_ids) - 1)
         step.drawers.append(sequence)
+        step.leads = step.leads and not sequence.needs_tokens
+        if not sequence.is_prompt:
+            sequence.drawing += 1
+            sequence.draw_at = len(batch.draws)
         split = sequence.prompt_length
         banned = sequence.end_ids if length < split + params.min_tokens else ()
         prompt, output = sequence.history[:split], sequence.history[split:]

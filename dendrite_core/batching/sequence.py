@@ -22,6 +22,10 @@ class Sequence:
     whoever wants the tokens, of no meaning here. `cached` is the KV found when it first started to run,
     which was at `admitted` (seconds of the monotonic clock); `scored` the (logprob, best ones) of the
     prompt's tokens from the second on, when asked for. `grammar` is where it stands in what constrains it.
+
+    A step may be scheduled before the tokens of the one before are known. `longest` is the length at which
+    the sequence ends at the latest. `computing` tokens of it are in steps whose KV is not committed yet,
+    and `drawing` tokens are drawn by those steps and not appended yet, the last as draw number `draw_at`.
     """
 
     __slots__ = (
@@ -29,9 +33,13 @@ class Sequence:
         "branch",
         "cached",
         "children",
+        "computing",
+        "draw_at",
+        "drawing",
         "end_ids",
         "grammar",
         "history",
+        "longest",
         "order",
         "owner",
         "params",
@@ -52,6 +60,7 @@ class Sequence:
         end_ids: tuple[int, ...],
         owner: object,
         prompt_length: int,
+        longest: int,
         stream: int = 0,
         children: int = 0,
         grammar: GrammarState | None = None,
@@ -63,6 +72,7 @@ class Sequence:
         self.end_ids = end_ids
         self.owner = owner
         self.prompt_length = prompt_length
+        self.longest = longest
         self.stream = stream
         self.children = children
         self.grammar = grammar
@@ -71,11 +81,19 @@ class Sequence:
         self.scored: list[tuple[float, list[tuple[int, float]]]] = []
         self.table: PageTable | None = None
         self.history = branch.tokens() if params.has_penalties else []
+        self.computing = self.drawing = self.draw_at = 0
 
     @property
     def pending(self) -> int:
-        """Tokens whose KV is not computed yet; at one, the next step yields logits."""
-        return len(self.branch) - self.branch.kv_length
+        """Tokens whose KV no step has computed yet or is computing; at one, the next step yields logits."""
+        branch, drawing = self.branch, self.drawing
+        length = branch.start + len(branch.own) + drawing
+        return length - branch.kv_length - self.computing if not drawing or length < self.longest else 0
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether what comes after a step depends on which tokens it drew, and not only on how many."""
+        return self.children > 0 or self.grammar is not None or self.params.has_penalties
 
     @property
     def wants_scores(self) -> bool:

@@ -53,6 +53,7 @@ def assemble(asked: EngineConfig) -> Parts:
         build_runner(model, config.num_pages, config.page_size, canaries=config.canaries),
         _sampler(config.vocab_size, device),
         GrammarCompiler(tokenizer, config.vocab_size),
+        overlap=config.overlap,
     )
     return Parts(config, tokenizer, chat_template, loop)
 

@@ -186,6 +186,7 @@ class BranchBook:
             end_ids=self.tokenizer.eos_ids + params.stop_token_ids,
             owner=job,
             prompt_length=len(branch),
+            longest=len(branch) + (0 if children else job.choices[order[2]].limit),
             stream=order[2],
             children=children,
             grammar=self._grammar_state(branch) if children else _forked(job.prompt.grammar),

@@ -1,5 +1,9 @@
 """The engine's one thread: `step()` drains the inbox, schedules, runs, samples and emits.
 
+With `overlap` a step is left *in flight* and the next one launched before its tokens are read: the device
+never waits for the CPU. Work reaches the device in the order of launches, so pages that a branch gives up
+while a step still writes to them may be handed out at once.
+
 Only this thread touches the cache, the scheduler and the model. What callers want done arrives as a
 `Request` or as a named command; a fault of one sequence ends that sequence and never unwinds the loop.
 """
@@ -21,14 +25,15 @@ from dendrite_core.batching.sequence import Sequence
 from dendrite_core.cache.branch import Branch
 from dendrite_core.engine.branches import BranchBook
 from dendrite_core.engine.job import Job, token_logprob
+from dendrite_core.engine.measures.engine import Counters, engine_stats
 from dendrite_core.engine.measures.requests import RequestMeasures
 from dendrite_core.engine.messages import EngineStats, Progress, TokenLogprob
 from dendrite_core.engine.stream import Message, Stream, deliver
 from dendrite_core.errors import ContextLengthExceeded, DendriteError, SequenceFailed
 from dendrite_core.forward.runner import Runner
-from dendrite_core.sampling.logprobs import score
+from dendrite_core.sampling.logprobs import Logprobed, score
 from dendrite_core.sampling.penalties import TokenMasks
-from dendrite_core.sampling.sampler import Sampled, Sampler
+from dendrite_core.sampling.sampler import Drawn, Sampled, Sampler
 from dendrite_core.text.grammar import GrammarCompiler
 
 log = logging.getLogger("dendrite.engine")
@@ -43,6 +48,15 @@ class Command:
     future: Future[Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A step that was launched and is not committed; what it draws and scores comes from the device."""
+
+    step: Step
+    drawn: Drawn | None
+    scored: Logprobed | None
+
+
 class EngineLoop:
     """Owns what a step needs, and the jobs in flight."""
 
@@ -53,6 +67,8 @@ class EngineLoop:
         runner: Runner,
         sampler: Sampler,
         grammars: GrammarCompiler,
+        *,
+        overlap: bool = False,
     ) -> None:
         self.book = book
         self.scheduler = scheduler
@@ -62,10 +78,10 @@ class EngineLoop:
         self._masker = ThreadPoolExecutor(1, thread_name_prefix="dendrite-grammar")
         self.inbox: queue.SimpleQueue[Stream | Command | None] = queue.SimpleQueue()
         self.jobs: dict[Stream, Job] = {}
-        self.steps = 0
+        self.overlap = overlap
+        self.counters = Counters()
         self.measures = RequestMeasures()
-        self._cached_tokens = self._queried_tokens = 0
-        self._generated_tokens = 0
+        self._flight: Flight | None = None
         self._arrivals = 0
         self._outbox: dict[Stream, list[Message]] = {}
         self._stopping = False
@@ -82,6 +98,7 @@ class EngineLoop:
 
     def _give_up(self, error: Exception) -> None:
         """End every request, also one whose own state is what is broken: no reader may wait forever."""
+        self._flight = None
         for stream, job in list(self.jobs.items()):
             try:
                 self._fail([job], error)
@@ -92,14 +109,40 @@ class EngineLoop:
         self._deliver()
 
     def step(self) -> None:
-        """One turn: take what callers sent, run one batch, tell callers what came of it."""
+        """One turn: take what callers sent, launch a batch, tell callers what came of the one before it."""
         self._drain()
+        if not self._launch_ahead():
+            self._land()
+            self._launch()
+        if not self.overlap:
+            self._land()
+        self._deliver()
+
+    def _launch_ahead(self) -> bool:
+        """Launch the step after the one in flight, then land that one; False where it has to land first."""
+        before = self._flight
+        if before is None or not before.step.leads:
+            return False
+        step = self.scheduler.schedule_ahead()
+        if step is None:
+            return False
+        self.counters.steps_ahead += 1
+        self._flight = self._run(step, before.drawn)
+        self._settle(before)
+        return True
+
+    def _launch(self) -> None:
         step = self.scheduler.schedule()
         if step is not None:
-            self._run(step)
+            self._flight = self._run(step)
         elif self.scheduler.waiting:
             self._unblock()
-        self._deliver()
+
+    def _land(self) -> None:
+        """Wait for the step in flight, if there is one, and take its tokens."""
+        flight, self._flight = self._flight, None
+        if flight is not None:
+            self._settle(flight)
 
     def _unblock(self) -> None:
         """Nothing runs and nothing fits: pins give way; without any the first in line cannot be served."""
@@ -112,7 +155,7 @@ class EngineLoop:
     def _drain(self) -> None:
         """Everything in the inbox; waits for news when there is nothing to run."""
         self.book.expire_pins()
-        block = not self.scheduler.has_work
+        block = not self.scheduler.has_work and self._flight is None
         while True:
             try:
                 item = self.inbox.get(block=block)
@@ -148,21 +191,35 @@ class EngineLoop:
             if is_awaited:
                 command.future.set_result(result)
 
-    def _run(self, step: Step) -> None:
+    def _run(self, step: Step, before: Drawn | None = None) -> Flight | None:
+        """Have a step computed and its tokens drawn; those of the step before may still be on the device."""
+        batch = step.batch
         try:
             masks = self._start_masks(step)
-            logits = self.runner.run(step.batch)
-            draws = step.batch.draws
-            sampled = self.sampler.sample(logits, draws, masks and masks()) if draws else Sampled([], [])
-            scores = score(logits, step.batch.scores) if step.batch.scores else []
+            fed = (before.tokens,) if before is not None and batch.unread else ()
+            logits = self.runner.run(batch, *fed)
+            drawn = self.sampler.launch(logits, batch.draws, masks and masks()) if batch.draws else None
+            return Flight(step, drawn, score(logits, batch.scores) if batch.scores else None)
         except Exception as error:
-            log.exception("a step failed; its %d sequences end, the engine goes on", len(step.rows))
-            failure = SequenceFailed(f"the forward pass failed: {error}")
-            self._fail(_jobs_of(step.rows), failure)
+            self._fail_step(step, error)
+            return None
+
+    def _settle(self, flight: Flight) -> None:
+        """Commit a step and hand out what it drew, once that is known."""
+        step = flight.step
+        try:
+            sampled = flight.drawn.read() if flight.drawn is not None else Sampled([], [])
+            scores = flight.scored.read() if flight.scored is not None else []
+        except Exception as error:
+            self._fail_step(step, error)
             return
-        self.steps += 1
+        self.counters.steps += 1
         self.scheduler.commit(step, scores)
         self._emit(step, sampled)
+
+    def _fail_step(self, step: Step, error: Exception) -> None:
+        log.exception("a step failed; its %d sequences end, the engine goes on", len(step.rows))
+        self._fail(self._jobs_of(step.rows), SequenceFailed(f"the forward pass failed: {error}"))
 
     def _start_masks(self, step: Step) -> Callable[[], TokenMasks] | None:
         """Let grammars say what may come next while the model runs; the masks, to be asked for after it."""
@@ -184,15 +241,15 @@ class EngineLoop:
             job, drawn = sequence.owner, range(first, first + max(1, sequence.children))
             first = drawn.stop
             assert isinstance(job, Job)
+            if not sequence.running:
+                continue  # It ended while this step was in flight.
             fault = next((sampled.faults[i] for i in drawn if i in sampled.faults), None)
-            if job.stream not in self.jobs:
-                continue
             if fault is not None:
                 self._fail([job], SequenceFailed(fault))
             else:
                 self._take(job, sequence, sampled, drawn)
-        for job in _jobs_of(step.drawers):
-            if job.stream in self.jobs:
+        for job in self._jobs_of(step.drawers):
+            if job.news:
                 self._report(job)
 
     def _take(self, job: Job, sequence: Sequence, sampled: Sampled, drawn: range) -> None:
@@ -209,8 +266,8 @@ class EngineLoop:
         """The prompt is computed: its branch goes idle and its children take their first tokens."""
         self.scheduler.remove(prompt)
         started = self.book.fork_children(job)
-        self._cached_tokens += started.cached_tokens
-        self._queried_tokens += started.prompt_tokens
+        self.counters.cached_tokens += started.cached_tokens
+        self.counters.queried_tokens += started.prompt_tokens
         self.measures.start(
             queued=prompt.admitted - job.stream.submitted,
             prompt_tokens=started.prompt_tokens,
@@ -227,7 +284,7 @@ class EngineLoop:
             self._end(job, child)
             return
         child.append(token)
-        self._generated_tokens += 1
+        self.counters.generated_tokens += 1
         job.news.append(choice.push(token, logprob))
         if child.grammar is not None and choice.finish_reason is None:
             self._constrain(job, child, token)
@@ -319,30 +376,7 @@ class EngineLoop:
 
     def stats(self) -> EngineStats:
         """Counters and gauges now."""
-        cache, scheduler = self.book.cache.stats(), self.scheduler
-        return EngineStats(
-            pages_total=cache.pages_total,
-            pages_free=cache.pages_free,
-            pages_used=cache.pages_used,
-            pages_shared=cache.pages_shared,
-            pages_cached=cache.pages_cached,
-            page_size=scheduler.page_size,
-            running=len(scheduler.running),
-            waiting=scheduler.waiting,
-            branches=cache.branches,
-            forks=cache.forks,
-            cow_copies=cache.copies,
-            evictions=cache.evictions,
-            preemptions=scheduler.preemptions,
-            prefill_tokens=scheduler.prefill_tokens,
-            cached_tokens=self._cached_tokens,
-            generated_tokens=self._generated_tokens,
-            steps=self.steps,
-            queried_tokens=self._queried_tokens,
-            nodes=cache.nodes,
-            parked=cache.parked,
-            requests=self.measures.stats(),
-        )
+        return engine_stats(self.book.cache.stats(), self.scheduler, self.counters, self.measures.stats())
 
     def _guarded(self, stream: Stream, action: Callable[[Stream], None]) -> None:
         try:
@@ -363,7 +397,7 @@ class EngineLoop:
             deliver(self._outbox)
             self._outbox = {}
 
-
-def _jobs_of(rows: Iterable[Sequence]) -> list[Job]:
-    return [job for job in {sequence.owner: None for sequence in rows} if isinstance(job, Job)]
-
+    def _jobs_of(self, rows: Iterable[Sequence]) -> list[Job]:
+        """The jobs of rows that have not ended."""
+        jobs = {sequence.owner: None for sequence in rows}
+        return [job for job in jobs if isinstance(job, Job) and job.stream in self.jobs]

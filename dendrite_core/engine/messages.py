@@ -137,7 +137,8 @@ class EngineStats:
     """Counters and gauges at one moment. Pages are counted, not bytes; times are seconds.
 
     `queried_tokens` are the prompt tokens looked for in the tree, `cached_tokens` those of them that were
-    found. `parked` counts branches whose KV was given up.
+    found. `parked` counts branches whose KV was given up. `steps_ahead` of the `steps` were launched before
+    the tokens of the step before were known.
     """
 
     pages_total: int
@@ -157,6 +158,7 @@ class EngineStats:
     cached_tokens: int
     generated_tokens: int
     steps: int
+    steps_ahead: int
     queried_tokens: int
     nodes: int
     parked: int

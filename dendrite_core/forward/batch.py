@@ -39,3 +39,16 @@ class ForwardBatch:
     @property
     def tokens(self) -> int:
         return len(self.ints.token_ids)
+
+
+def feed(token_ids: Tensor, batch: Batch, drawn: Tensor) -> None:
+    """Put the draws of the step before, `[D]` on the device, where `batch.unread` says.
+
+    token_ids: `[>= T]` of any integer type. A batch that says nothing gets them from its first token on.
+    """
+    tokens = len(batch.token_ids)
+    if not batch.unread or batch.follows_in_order:
+        token_ids[:tokens].copy_(drawn[:tokens])
+        return
+    pairs = torch.tensor(batch.unread, pin_memory=drawn.is_cuda).to(drawn.device, non_blocking=True)
+    token_ids.index_copy_(0, pairs[:, 0], drawn[pairs[:, 1]].to(token_ids.dtype))

@@ -12,7 +12,7 @@ from dendrite_core.batching.batch import Batch
 from dendrite_core.forward import kv_store
 from dendrite_core.forward.attention import AttentionBackend, AttentionShape
 from dendrite_core.forward.attention_torch import TreeAttention
-from dendrite_core.forward.batch import ForwardBatch
+from dendrite_core.forward.batch import ForwardBatch, feed
 from dendrite_core.forward.kv_store import KVStore
 from dendrite_core.forward.threads import Threads
 from dendrite_core.models.loading import LoadedModel
@@ -28,13 +28,18 @@ class Runner:
         self.threads = Threads(torch.get_num_threads() if store.device.type == "cpu" else 1)
 
     @torch.inference_mode()
-    def run(self, batch: Batch) -> Tensor:
-        """Float32 logits `[len(batch.logits_at), vocab]`."""
-        with self.threads.step(len(batch.token_ids)):
-            return self._run(batch)
+    def run(self, batch: Batch, tokens: Tensor | None = None) -> Tensor:
+        """Float32 logits `[len(batch.logits_at), vocab]`.
 
-    def _run(self, batch: Batch) -> Tensor:
+        `tokens` are the draws of the step before, on the device, where the batch has `unread` token ids.
+        """
+        with self.threads.step(len(batch.token_ids)):
+            return self._run(batch, tokens)
+
+    def _run(self, batch: Batch, tokens: Tensor | None) -> Tensor:
         forward = ForwardBatch.build(batch, self.store.device)
+        if tokens is not None:
+            feed(forward.token_ids, batch, tokens)
         self.store.copy_pages(batch.copies)
         self.attention.plan(forward)
         hidden = self.decoder(forward.token_ids, forward.positions, self.attention.attend)

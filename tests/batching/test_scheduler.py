@@ -48,6 +48,7 @@ class Machine:
             end_ids=(),
             owner=until,
             prompt_length=len(tokens),
+            longest=until,
         )
         self.scheduler.add(sequence)
         return sequence
