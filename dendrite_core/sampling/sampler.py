@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from dendrite_core.batching.batch import Draw
-from dendrite_core.sampling import logprobs, pick
+from dendrite_core.sampling import pick
 from dendrite_core.sampling.filters import least_kept
-from dendrite_core.sampling.logprobs import Logprobs
+from dendrite_core.sampling.logprobs import Logprobs, Reported
 from dendrite_core.sampling.penalties import TokenMasks, adjusted
 from dendrite_core.sampling.seeding import uniforms
+from dendrite_core.sampling.transfers import Download
 
 # Dividing by less overflows float32 for ordinary logits; vLLM draws the same line.
-_GREEDY_BELOW = 1e-5
+GREEDY_BELOW = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,28 @@ class Sampled:
     faults: dict[int, str] = field(default_factory=dict)
 
 
+class Drawn:
+    """What was drawn while it is still on the device. found: int `[D]`, -1 where nothing could be drawn."""
+
+    def __init__(self, found: Tensor, reported: Reported) -> None:
+        self._found = found
+        self._download = Download([found])
+        self._reported = reported
+
+    @property
+    def tokens(self) -> Tensor:
+        """The token ids on the device `[D]`, to be fed to the next step; some id also where there is none."""
+        return self._found.clamp_min(0)
+
+    def read(self) -> Sampled:
+        """What was drawn, on the CPU; waits until it is there."""
+        token_ids: list[int] = self._download.read()[0].tolist()
+        faults = {at: _FAULT for at, token in enumerate(token_ids) if token < 0}
+        for at in faults:
+            token_ids[at] = 0
+        return Sampled(token_ids, self._reported.read(), faults)
+
+
 class Sampler:
     """Draws tokens from logits of `vocab_size` on `device`.
 
@@ -50,15 +73,20 @@ class Sampler:
 
     def sample(self, logits: Tensor, draws: Sequence[Draw], masks: TokenMasks | None = None) -> Sampled:
         """One token per draw. logits: [R, V] float32, which draws point into and which stay as they are."""
+        return self.launch(logits, draws, masks).read()
+
+    def launch(self, logits: Tensor, draws: Sequence[Draw], masks: TokenMasks | None = None) -> Drawn:
+        """As `sample`, without waiting for what comes out."""
         assert logits.dtype == torch.float32, "sampling is done in float32"
         assert logits.shape[1] == self.vocab_size, "logits are not of this vocabulary"
         with torch.inference_mode():
-            own = adjusted(self._gathered(logits, draws), draws, masks, out=self._scratch(0, len(draws)))
-            token_ids: list[int] = self._choose(own, draws).tolist()
-            faults = {at: _FAULT for at, token in enumerate(token_ids) if token < 0}
-            for at in faults:
-                token_ids[at] = 0
-            return Sampled(token_ids, logprobs.report(logits, draws, token_ids), faults)
+            tokens = self.tokens(logits, draws, masks)
+            return Drawn(tokens, Reported(logits, draws, tokens))
+
+    def tokens(self, logits: Tensor, draws: Sequence[Draw], masks: TokenMasks | None = None) -> Tensor:
+        """Token ids on the device `[D]`, -1 for a draw that has nothing to draw from. logits: [R, V]"""
+        own = adjusted(self._gathered(logits, draws), draws, masks, out=self._scratch(0, len(draws)))
+        return self._choose(own, draws)
 
     def _scratch(self, which: int, rows: int) -> Tensor:
         if self._memory.shape[1] < rows:
@@ -75,7 +103,7 @@ class Sampler:
 
     def _choose(self, logits: Tensor, draws: Sequence[Draw]) -> Tensor:
         """Token ids on the device, -1 for a draw that has nothing to draw from. [D, V] -> [D]"""
-        random = [row for row, draw in enumerate(draws) if draw.params.temperature >= _GREEDY_BELOW]
+        random = [row for row, draw in enumerate(draws) if draw.params.temperature >= GREEDY_BELOW]
         if not random:
             return _greedy(logits)
         if len(random) == len(draws):

@@ -43,7 +43,7 @@ def test_each_draw_gets_as_many_as_it_asked_for() -> None:
 
 def test_given_tokens_are_scored_like_drawn_ones() -> None:
     logits = logits_of(3, 50)
-    scored = score(logits, [Score(2, 7, 3), Score(0, 49, 0)])
+    scored = score(logits, [Score(2, 7, 3), Score(0, 49, 0)]).read()
     expected = torch.log_softmax(logits, -1)
     assert [logprob for logprob, _ in scored] == pytest.approx(
         [float(expected[2, 7]), float(expected[0, 49])]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dendrite_core.batching.batch import Batch
 from dendrite_core.forward.attention import AttentionShape
-from dendrite_core.forward.batch import ForwardBatch
+from dendrite_core.forward.batch import ForwardBatch, feed
 from dendrite_core.forward.cuda.attention_tree import Step, TreeAttention
 from dendrite_core.forward.cuda.device_plan import Capacity, DevicePlan
 from dendrite_core.forward.kv_store import KVStore
@@ -94,8 +94,8 @@ class CudaRunner(Runner):
     def run(self, batch: Batch, tokens: Tensor | None = None) -> Tensor:
         """Float32 logits `[len(batch.logits_at), vocab]`, valid until the next step.
 
-        `tokens` int32 `[rows]` on the device stand in for `batch.token_ids` of a decode step: the sampled
-        tokens of the step before, which then need not have reached the CPU.
+        `tokens` int32 `[D]` on the device are the draws of the step before, which then need not have reached
+        the CPU; where they belong says `batch.unread`.
         """
         if len(batch.token_ids) <= self.max_rows and self._follow(batch):
             return self._replay(batch, tokens)
@@ -103,9 +103,9 @@ class CudaRunner(Runner):
         return self._eager(batch, tokens)
 
     def _eager(self, batch: Batch, tokens: Tensor | None) -> Tensor:
-        if tokens is not None:
-            batch.token_ids = tokens.tolist()
         forward = ForwardBatch.build(batch, self.device)
+        if tokens is not None:
+            feed(forward.token_ids, batch, tokens)
         self.store.copy_pages(batch.copies)
         self.tree.plan(forward)
         hidden = self.decoder(forward.token_ids, forward.positions, self.tree)
@@ -121,7 +121,7 @@ class CudaRunner(Runner):
         columns = (batch.token_ids, batch.positions, self._places(batch), *self._new_pages(batch))
         inputs.load(columns, rows, batch.kv_lengths[0] - self._length)
         if tokens is not None:
-            inputs.tokens[:rows].copy_(tokens)
+            feed(inputs.tokens, batch, tokens)
         plan = self.static
         many = (plan.most_slots > 4) + (plan.most_slots > 32)
         key = (bucket, plan.has_narrow, plan.has_wide, many, plan.merges)
