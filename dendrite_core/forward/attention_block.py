@@ -210,7 +210,7 @@ class RowBlock:
         return out if q.dtype == torch.float32 else out.to(q.dtype)
 
     def _grouped(self, q: Tensor) -> Tensor:
-        """`[rows, heads, d]` -> `[kv_heads, rows, group, d]`; the last view is kept, as layers may share q."""
+        """`[rows, heads, d]` -> `[kv_heads, rows, group, d]`; a view is kept, as layers may share q."""
         if q is not self._q:
             shape = self._shape
             by_head = q.float().view(self.rows, shape.kv_heads, shape.group, shape.head_dim).transpose(0, 1)

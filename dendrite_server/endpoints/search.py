@@ -9,14 +9,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from dendrite_core.search import EngineBackend, Search
-from dendrite_core.search.backend import Prompt
-from dendrite_server.endpoints.generation import json_response, read_request
-from dendrite_server.protocol.fields import Fields, invalid, missing, unsupported, wrong_type
-from dendrite_server.protocol.messages import parse_messages
-from dendrite_server.protocol.request import parse_chat
+from dendrite_server.endpoints.generation import json_response, read_as, read_request
 from dendrite_server.protocol.response import Body, encode_json
 from dendrite_server.protocol.stream import DONE
-from dendrite_server.search.request import SearchPlan, read_plan
+from dendrite_server.search.request import SearchRequest, parse_chat_search, parse_search
 from dendrite_server.search.running import Running, Searches
 from dendrite_server.service import Service, service_of
 from dendrite_server.transport import EventStream, unless_gone
@@ -30,42 +26,29 @@ def searches_of(request: Request) -> Searches:
 async def create_search(request: Request) -> Response:
     """Waits for the end, or streams events, or returns at once with `background`."""
     service = service_of(request)
-    fields = Fields(await read_request(request))
-    model = service.model_name(fields.string("model"))
-    stream, background = fields.boolean("stream", False), fields.boolean("background", False)
-    if stream and background:
-        raise invalid("background", "a search in the background has no stream; ask for it by its id.")
-    salt, priority = fields.string("cache_salt"), fields.integer("priority", 0)
-    prompt = _prompt(fields)
-    plan = read_plan(fields, service.limits)
-    fields.finish()
-    running = _running(service, plan, prompt, model, () if salt is None else (salt,), priority)
-    searches_of(request).add(running)
-    if stream:
+    asked = read_as(request, await read_request(request), parse_search)
+    running = await _running(request, asked)
+    if asked.stream:
         return _event_stream(service, _frames(running))
-    if background:
+    if asked.background:
         running.begin()
     else:
         await unless_gone(request.receive, running.run())
     return json_response(running.body())
 
 
-def _prompt(fields: Fields) -> Prompt:
-    """`messages`, or `prompt` as text."""
-    messages, text = fields.array("messages"), fields.string("prompt")
-    if messages is not None and text is not None:
-        raise invalid("prompt", "give either 'prompt' or 'messages'.")
-    if not messages and not text:
-        raise missing("messages")
-    return parse_messages(messages) if messages else text or ""
-
-
-def _running(
-    service: Service, plan: SearchPlan, prompt: Prompt, model: str, namespace: tuple[str, ...], priority: int
-) -> Running:
-    backend = EngineBackend(service.engine, namespace=namespace, priority=priority)
-    search = Search(backend, prompt, plan.method, budget=plan.budget, seed=plan.seed, keep=True)
-    return Running(search, plan, model, service.fingerprint)
+async def _running(request: Request, asked: SearchRequest) -> Running:
+    """A search that can begin, known by its id."""
+    service = service_of(request)
+    model = service.model_name(asked.model)
+    for params in asked.plan.sampled:
+        await service.prepare(params)
+    backend = EngineBackend(service.engine, namespace=asked.namespace, priority=asked.priority)
+    plan = asked.plan
+    search = Search(backend, asked.prompt, plan.method, budget=plan.budget, seed=plan.seed, keep=True)
+    running = Running(search, plan, model, service.fingerprint)
+    searches_of(request).add(running)
+    return running
 
 
 async def _frames(running: Running) -> AsyncGenerator[bytes, None]:
@@ -109,31 +92,22 @@ async def delete_search(request: Request) -> Response:
 
 
 async def search_chat(request: Request, body: Body) -> Response:
-    """A chat completion whose `search` says how to look for its answer; sampling fields go for thoughts."""
-    service = service_of(request)
-    asked = parse_chat({name: value for name, value in body.items() if name != "search"}, service.limits)
-    for name, given in (("n", asked.n != 1), ("parent_id", asked.parent_id is not None)):
-        if given:
-            raise unsupported(name, "A search starts from its messages and gives one answer.")
-    if not isinstance(body["search"], dict):
-        raise wrong_type("search", "an object", body["search"])
-    fields = Fields(body["search"], "search")
-    plan = read_plan(fields, service.limits, asked.params)
-    fields.finish()
-    model = service.model_name(asked.model)
-    running = _running(service, plan, asked.messages, model, asked.namespace, asked.priority)
-    searches_of(request).add(running)
+    """A chat completion whose `search` says how to look for its answer."""
+    asked = read_as(request, body, parse_chat_search)
+    running = await _running(request, asked)
     if asked.stream:
-        return _event_stream(service, _chunks(running, asked.include_usage))
+        return _event_stream(service_of(request), _chunks(running, asked))
     await unless_gone(request.receive, running.run())
     return json_response({**running.completion(), "search": _summary(running)})
 
 
-async def _chunks(running: Running, include_usage: bool) -> AsyncGenerator[bytes, None]:
+async def _chunks(running: Running, asked: SearchRequest) -> AsyncGenerator[bytes, None]:
     """The answer as the chunks of a stream, once there is one."""
     await running.run()
     whole = running.completion()
-    head = {**running.header("chat.completion.chunk").body(), **({"usage": None} if include_usage else {})}
+    head = running.header("chat.completion.chunk").body()
+    if asked.include_usage:
+        head["usage"] = whole["usage"] if asked.continuous_usage else None
     said = whole["choices"][0]
     deltas = [{"role": "assistant", "content": ""}, {"content": said["message"]["content"]}, {}]
     for at, delta in enumerate(deltas):
@@ -142,7 +116,7 @@ async def _chunks(running: Running, include_usage: bool) -> AsyncGenerator[bytes
         more = {"branch_id": said["branch_id"]} if at == 0 else {}
         extra = {"search": _summary(running)} if at == 2 else {}
         yield _data({**head, "choices": [{**choice, **more}], **extra})
-    if include_usage:
+    if asked.include_usage:
         yield _data({**head, "choices": [], "usage": whole["usage"]})
     yield DONE
 

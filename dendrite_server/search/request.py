@@ -1,272 +1,107 @@
-"""A search as JSON into a method, a budget and a seed: every field honoured or refused by name."""
+"""What asks for a search, read: the body of `POST /v1/search`, and a chat completion with `search`.
+
+A chat's own fields are honoured in the search or refused by name: what an answer found by search has no use
+for is not taken in silence.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dendrite_core.params import SamplingParams
-from dendrite_core.search import (
-    BeamSearch,
-    BestOf,
-    Budget,
-    Call,
-    JSONCheck,
-    Judge,
-    MeanLogprob,
-    MonteCarlo,
-    Propose,
-    RegexCheck,
-    Sample,
-    SelfConsistency,
-    Template,
-    TreeOfThoughts,
-)
-from dendrite_core.search.evaluators import Evaluator, Goal
-from dendrite_core.search.generators import Generator
-from dendrite_core.search.methods.guided import Method
-from dendrite_server.protocol.fields import Fields, as_number, as_strings, invalid, missing, wrong_type
-from dendrite_server.protocol.request import Limits
-from dendrite_server.protocol.sampling import chat_max_tokens, read_sampling
-
-# What a search may do that was given no budget at all.
-DEFAULT_BUDGET = Budget(nodes=256, depth=32)
-DEFAULT_THOUGHT = 64
-MAX_PATTERN = 1000
+from dendrite_core.search.backend import Prompt
+from dendrite_server.protocol.fields import Fields, invalid, missing, unsupported, wrong_type
+from dendrite_server.protocol.messages import parse_messages
+from dendrite_server.protocol.request import ChatRequest, Limits, parse_chat
+from dendrite_server.search.plan import SearchPlan, read_plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SearchPlan:
-    """How to search, whatever the prompt. `name` is the method's."""
+class SearchRequest:
+    """A search as it was asked for. `model` None means the default."""
 
-    name: str
-    method: Method
-    budget: Budget
-    seed: int
-
-
-def read_plan(fields: Fields, limits: Limits, defaults: SamplingParams | None = None) -> SearchPlan:
-    """Method, generator, evaluator, goal, budget and seed; `defaults` is what thoughts are sampled with."""
-    method = _method_fields(fields)
-    name = method.choice("type", tuple(_METHODS))
-    if name is None:
-        raise missing(fields.path("method.type"))
-    reader = Reader(fields, method, limits, defaults)
-    built = _METHODS[name](reader)
-    method.finish()
-    budget = _budget(fields)
-    return SearchPlan(name=name, method=built, budget=budget, seed=fields.integer("seed", 0))
+    model: str | None
+    prompt: Prompt
+    plan: SearchPlan
+    namespace: tuple[str, ...]
+    priority: int
+    stream: bool
+    background: bool = False
+    include_usage: bool = False
+    continuous_usage: bool = False
 
 
-def _method_fields(fields: Fields) -> Fields:
-    """`"method": "tot"` is short for `"method": {"type": "tot"}`."""
-    fields.require("method")
-    value = fields.take("method")
-    if not isinstance(value, str | dict):
-        raise wrong_type(fields.path("method"), "a string or an object", value)
-    return Fields({"type": value} if isinstance(value, str) else value, fields.path("method"))
+def parse_search(data: dict[str, Any], limits: Limits) -> SearchRequest:
+    """The body of `POST /v1/search`."""
+    fields = Fields(data)
+    stream, background = fields.boolean("stream", False), fields.boolean("background", False)
+    if stream and background:
+        raise invalid("background", "a search in the background has no stream; ask for it by its id.")
+    salt = fields.string("cache_salt")
+    request = SearchRequest(
+        model=fields.string("model"),
+        prompt=_prompt(fields),
+        plan=read_plan(fields, limits),
+        namespace=() if salt is None else (salt,),
+        priority=fields.integer("priority", 0),
+        stream=stream,
+        background=background,
+    )
+    fields.finish()
+    return request
 
 
-def _budget(fields: Fields) -> Budget:
-    asked = fields.object("budget")
-    if asked is None:
-        return DEFAULT_BUDGET
-    tokens, nodes, depth = (asked.integer(name, low=1) for name in ("tokens", "nodes", "depth"))
-    seconds = asked.number("seconds")
-    asked.finish()
-    if seconds is not None and seconds <= 0:
-        raise invalid(asked.path("seconds"), "it must be greater than 0.")
-    if tokens is None and nodes is None and seconds is None:
-        nodes = DEFAULT_BUDGET.nodes
-    return Budget(tokens=tokens, nodes=nodes, seconds=seconds, depth=depth)
+def _prompt(fields: Fields) -> Prompt:
+    """`messages`, or `prompt` as text."""
+    messages, text = fields.array("messages"), fields.string("prompt")
+    if messages is not None and text is not None:
+        raise invalid("prompt", "give either 'prompt' or 'messages'.")
+    if not messages and not text:
+        raise missing("messages")
+    return parse_messages(messages) if messages else text or ""
 
 
-@dataclass(frozen=True, slots=True)
-class Reader:
-    """The fields of one plan: those beside the method, and the method's own."""
-
-    fields: Fields
-    method: Fields
-    limits: Limits
-    defaults: SamplingParams | None
-
-    def count(self, name: str, default: int) -> int:
-        value = self.method.integer(name, default, low=1, high=self.limits.max_branches)
-        return value if value is not None else default
-
-    def guided(self) -> dict[str, Any]:
-        """What every method over thoughts has."""
-        goal = _goal(self.fields.object("goal"))
-        return {
-            "generator": self.generator(self.fields.object("generator")),
-            "evaluator": self.evaluator(self.fields.object("evaluator")),
-            "goal": goal,
-            "stop_at_solution": self.method.boolean("stop_at_solution", True),
-        }
-
-    def generator(self, asked: Fields | None) -> Generator:
-        if asked is None:
-            return Sample(self.defaults or SamplingParams(max_tokens=DEFAULT_THOUGHT))
-        kind = asked.choice("type", ("sample", "propose")) or "sample"
-        made = self._propose(asked) if kind == "propose" else Sample(self.sampling(asked, DEFAULT_THOUGHT))
-        asked.finish()
-        return made
-
-    def _propose(self, asked: Fields) -> Propose:
-        return Propose(
-            prompt=_template(asked),
-            line=_pattern(asked, "line", r".*\S.*"),
-            suffix=asked.string("suffix", "\n"),
-            turn=asked.boolean("turn", False),
-            params=self.sampling(asked, 256),
-        )
-
-    def evaluator(self, asked: Fields | None) -> Evaluator:
-        if asked is None:
-            return MeanLogprob()
-        kind = asked.choice("type", ("logprob", "judge", "regex", "json"))
-        if kind == "logprob":
-            made: Evaluator = MeanLogprob(asked.boolean("last_only", False))
-        elif kind == "judge":
-            made = self._judge(asked)
-        elif kind is not None:
-            made = Call(_check(kind, asked))
-        else:
-            raise missing(asked.path("type"))
-        asked.finish()
-        return made
-
-    def _judge(self, asked: Fields) -> Judge:
-        labels = asked.take("labels") or {}
-        path = asked.path("labels")
-        if not isinstance(labels, dict):
-            raise wrong_type(path, "an object of words to values", labels)
-        scale = asked.number("scale", 1.0)
-        if scale <= 0:
-            raise invalid(asked.path("scale"), "it must be greater than 0.")
-        return Judge(
-            prompt=_template(asked),
-            labels={word: as_number(f"{path}.{word}", value) for word, value in labels.items()},
-            scale=scale,
-            votes=asked.integer("votes", 1, low=1, high=self.limits.max_branches),
-            turn=asked.boolean("turn", False),
-            params=self.sampling(asked, 8),
-        )
-
-    def sampling(self, asked: Fields, max_tokens: int) -> SamplingParams:
-        length = chat_max_tokens(asked)
-        found: SamplingParams = read_sampling(
-            asked,
-            max_tokens=length or max_tokens,
-            logprobs=None,
-            prompt_logprobs=None,
-            vocab_size=self.limits.vocab_size,
-        )
-        return found
-
-
-def _tot(reader: Reader) -> Method:
-    method = reader.method
-    order = method.choice("order", ("bfs", "dfs")) or "bfs"
-    return TreeOfThoughts(
-        **reader.guided(),
-        order="bfs" if order == "bfs" else "dfs",
-        width=reader.count("width", 5),
-        branching=reader.count("branching", 4),
-        threshold=method.number("threshold"),
+def parse_chat_search(data: dict[str, Any], limits: Limits) -> SearchRequest:
+    """A chat completion whose `search` says how to look for its answer; sampling fields go for thoughts."""
+    chat = parse_chat({name: value for name, value in data.items() if name != "search"}, limits)
+    _refuse_what_has_no_use(chat, bool(data.get("store")))
+    if not isinstance(data["search"], dict):
+        raise wrong_type("search", "an object", data["search"])
+    fields = Fields(data["search"], "search")
+    plan = read_plan(fields, limits, chat.params)
+    fields.finish()
+    return SearchRequest(
+        model=chat.model,
+        prompt=chat.messages,
+        plan=plan,
+        namespace=chat.namespace,
+        priority=chat.priority,
+        stream=chat.stream,
+        include_usage=chat.include_usage,
+        continuous_usage=chat.continuous_usage,
     )
 
 
-def _mcts(reader: Reader) -> Method:
-    method = reader.method
-    policy = method.choice("policy", ("uct", "puct")) or "uct"
-    rollout = method.object("rollout")
-    return MonteCarlo(
-        **reader.guided(),
-        branching=reader.count("branching", 4),
-        wave=reader.count("wave", 4),
-        expansions=method.integer("expansions", low=1),
-        policy="uct" if policy == "uct" else "puct",
-        exploration=method.number("exploration", 1.4),
-        widening=method.number("widening"),
-        widening_power=method.number("widening_power", 0.5),
-        rollout=None if rollout is None else reader.generator(rollout),
+_ONE_START = "A search starts from its messages and gives one answer."
+_ONE_TEXT = "The answer of a search is the text of its best branch: see that branch, or 'search.tree'."
+_OWN_TURN = "A search opens the model's turn as its chat template does."
+
+
+def _refuse_what_has_no_use(chat: ChatRequest, is_stored: bool) -> None:
+    template = sorted(chat.template_kwargs)
+    refusals = (
+        ("n", chat.n != 1, _ONE_START),
+        ("parent_id", chat.parent_id is not None, _ONE_START),
+        ("tools", bool(chat.tool_use.offered), "The thoughts of a search call no tools."),
+        ("logprobs", chat.params.logprobs is not None, _ONE_TEXT),
+        ("prompt_logprobs", chat.prompt_logprobs, _ONE_TEXT),
+        ("return_token_ids", chat.return_token_ids, _ONE_TEXT),
+        ("continue_final_message", chat.continue_final_message, _OWN_TURN),
+        ("add_generation_prompt", not chat.add_generation_prompt, _OWN_TURN),
+        ("reasoning_effort", "reasoning_effort" in template, _OWN_TURN),
+        ("chat_template_kwargs", bool(template), _OWN_TURN),
+        ("store", is_stored, "A search is kept as itself: see /v1/search/{id}."),
     )
-
-
-def _best_of(reader: Reader) -> Method:
-    wave = reader.method.integer("wave", low=1)
-    return BestOf(**reader.guided(), n=reader.count("n", 8), wave=wave)
-
-
-def _self_consistency(reader: Reader) -> Method:
-    method = reader.method
-    weighted = method.boolean("weighted", False)
-    answer = RegexCheck(_pattern(method, "answer", r"(?s).*\S.*"))
-    guided = {**reader.guided(), "distinct": False, "stop_at_solution": False}
-    return SelfConsistency(**guided, n=reader.count("n", 8), answer=answer, weighted=weighted)
-
-
-def _beam(reader: Reader) -> Method:
-    method = reader.method
-    stop = method.take("stop") or []
-    longest = reader.defaults.max_tokens if reader.defaults is not None else None
-    return BeamSearch(
-        width=reader.count("width", 4),
-        max_tokens=method.integer("max_tokens", longest or DEFAULT_THOUGHT, low=1),
-        length_penalty=method.number("length_penalty", 1.0),
-        stop=(stop,) if isinstance(stop, str) else as_strings(method.path("stop"), stop),
-        goal=_goal(reader.fields.object("goal")),
-    )
-
-
-_METHODS: dict[str, Callable[[Reader], Method]] = {
-    "tot": _tot,
-    "mcts": _mcts,
-    "beam": _beam,
-    "best_of_n": _best_of,
-    "self_consistency": _self_consistency,
-}
-
-
-def _goal(asked: Fields | None) -> Goal | None:
-    if asked is None:
-        return None
-    kind = asked.choice("type", ("regex", "json"))
-    if kind is None:
-        raise missing(asked.path("type"))
-    goal = _check(kind, asked)
-    asked.finish()
-    return goal
-
-
-def _check(kind: str, asked: Fields) -> Goal:
-    if kind == "regex":
-        return RegexCheck(_pattern(asked, "pattern"), asked.string("equals"))
-    required, equals = asked.array("required"), asked.take("equals") or {}
-    if not isinstance(equals, dict):
-        raise wrong_type(asked.path("equals"), "an object", equals)
-    return JSONCheck(as_strings(asked.path("required"), required or []), equals)
-
-
-def _template(asked: Fields) -> Template:
-    asked.require("prompt")
-    text = asked.string("prompt", "")
-    return Template(text, _pattern(asked, "pattern") if asked.has("pattern") else None)
-
-
-def _pattern(asked: Fields, name: str, default: str | None = None) -> str:
-    """A regular expression, refused by name if it is none or missing without a default."""
-    if default is None:
-        asked.require(name)
-    pattern = asked.string(name, default or "")
-    if len(pattern) > MAX_PATTERN:
-        raise invalid(asked.path(name), f"it is longer than {MAX_PATTERN} characters.")
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise invalid(asked.path(name), f"not a regular expression: {error}.") from None
-    return pattern
-
+    for name, is_given, reason in refusals:
+        if is_given:
+            raise unsupported(name, reason)

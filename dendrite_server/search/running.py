@@ -13,7 +13,7 @@ from dendrite_core.search import Event, Result, Search
 from dendrite_server.errors import NotFound, error_body, report
 from dendrite_server.protocol.identity import CHAT, completion_id
 from dendrite_server.protocol.response import Body, Header, usage_body
-from dendrite_server.search.request import SearchPlan
+from dendrite_server.search.plan import SearchPlan
 
 MAX_KEPT = 256
 

@@ -141,6 +141,54 @@ async def test_one_better_answer_and_nothing_else_changed(
         await client.delete(f"/branches/{chosen}", cast_to=object)
 
 
+async def test_a_chats_own_fields_are_those_of_its_search(client: openai.AsyncOpenAI) -> None:
+    model = (await client.models.list()).data[0].id
+
+    async def texts(generator: dict[str, Any] | None = None, **fields: Any) -> list[str]:
+        plan = {"method": {"type": "best_of_n", "n": 3}, "generator": generator}
+        answer = await client.chat.completions.create(
+            model=model, messages=MESSAGES, extra_body={"search": plan}, **fields
+        )
+        await client.delete(f"/branches/{answer.id}", cast_to=object)
+        return [view["text"] for view in answer.model_extra["search"]["tree"][1:]]  # type: ignore[index]
+
+    assert await texts(seed=1, max_tokens=8) != await texts(seed=2, max_tokens=8)
+    # Greedy answers are all alike, whether the generator is left out or only silent about it.
+    for generator in (None, {"ignore_eos": True}):
+        first, *others = await texts(generator, temperature=0, max_tokens=8)
+        assert others == [first, first]
+    assert len(set(await texts({"temperature": 1}, temperature=0, max_tokens=8, seed=1))) == 3
+    digits = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"enum": [17]}}}
+    assert await texts(response_format=digits) == ["17"] * 3
+    assert await texts({"response_format": digits}) == ["17"] * 3
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"n": 2}, "n"),
+        ({"parent_id": "branch_1"}, "parent_id"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"logprobs": True}, "logprobs"),
+        ({"return_token_ids": True}, "return_token_ids"),
+        ({"add_generation_prompt": False}, "add_generation_prompt"),
+        ({"chat_template_kwargs": {"a": 1}}, "chat_template_kwargs"),
+        ({"store": True}, "store"),
+        ({"search": {"method": "beam"}, "temperature": 0.5}, "temperature"),
+        ({"search": {"method": "beam"}, "response_format": {"type": "json_object"}}, "response_format"),
+        ({"search": {"method": {"type": "self_consistency", "distinct": True}}}, "search.method.distinct"),
+        ({"search": 1}, "search"),
+    ],
+)
+def test_what_an_answer_by_search_has_no_use_for_is_refused(
+    http: httpx.Client, change: dict[str, Any], param: str
+) -> None:
+    body = {"messages": MESSAGES, "search": {"method": "best_of_n"}, **change}
+    answer = http.post("/chat/completions", json=body)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"] == param
+
+
 @pytest.mark.parametrize(
     ("change", "param"),
     [

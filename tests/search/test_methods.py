@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import random
+from typing import Any
 
 import pytest
 
@@ -20,8 +22,10 @@ from dendrite_core.search import (
     Search,
     SelfConsistency,
     Template,
+    Tree,
     TreeOfThoughts,
 )
+from dendrite_core.search.methods.mcts import Climb
 from tests.search.fakes import Says, ScriptedBackend
 
 WORTH = {"A": 0.9, "B": 0.2, "AA": 0.3, "AB": 0.5, "BA": 0.1, "BB": 0.2}
@@ -74,6 +78,77 @@ async def test_mcts_by_hand() -> None:
     assert search.result.text == "AB"
 
 
+@pytest.mark.parametrize("policy", ["uct", "puct"])
+@pytest.mark.parametrize("seed", range(4))
+async def test_mcts_is_the_textbook_one(policy: str, seed: int) -> None:
+    """Forty expansions of a tree of random values and priors, against the formulas in twenty plain lines."""
+    n, c, visits, totals, kids = 3, 0.7, {"": 0}, {"": 0.0}, dict[str, list[str]]()
+
+    def value(path: str) -> float:
+        return random.Random(f"{seed}{path}").random()
+
+    def prior(path: str) -> float:
+        weights = [0.1 + random.Random(f"{seed}p{path[:-1]}{letter}").random() for letter in "ABC"]
+        return weights["ABC".index(path[-1])] / sum(weights)
+
+    def bound(path: str) -> float:
+        above, own = visits[path[:-1]], visits[path]
+        if policy == "puct":
+            return totals[path] / own + c * prior(path) * math.sqrt(above) / (1 + own)
+        return totals[path] / own + c * math.sqrt(math.log(above) / own)
+
+    for _ in range(40):
+        path = ""
+        while path in kids:
+            path = max(kids[path], key=bound)
+        kids[path] = [path + letter for letter in "ABC"]
+        for child in kids[path]:
+            visits[child] = totals[child] = 0
+            for end in range(len(child) + 1):
+                visits[child[:end]] += 1
+                totals[child[:end]] += value(child)
+
+    def script(path: str, seed: int, index: int) -> Says:
+        return Says("ABC"[index], logprob=math.log(prior(path + "ABC"[index])))
+
+    method = MonteCarlo(
+        evaluator=Call(lambda branch: value(branch.path_text)),
+        branching=n,
+        wave=1,
+        expansions=40,
+        exploration=c,
+        policy=policy,  # type: ignore[arg-type]
+    )
+    search, _ = await run(method, script)
+    assert search.tree is not None
+    found = {b.path_text: (b.visits, pytest.approx(b.total)) for b in search.tree.branches}
+    assert found == {path: (visits[path], totals[path]) for path in visits}
+    assert max(map(len, visits)) > 2, "it went down somewhere"
+
+
+async def test_virtual_loss_by_hand() -> None:
+    """c = 0.1; A (n=3, W=2.7) holds AA and AB (1 and 0.9 each), B has 1 and 0.8; N = 4.
+
+    A: 0.9+0.1*sqrt(ln4/3)=0.968 beats B: 0.8+0.1*sqrt(ln4)=0.918, and AA comes before its equal AB. With a
+    loss on that way A is worth 2.7/4+0.1*sqrt(ln5/4)=0.738, so the wave's second leaf is B and not AB.
+    """
+    tree = Tree(ScriptedBackend(ab), "")
+    a, b = tree.root.append("A"), tree.root.append("B")
+    aa, ab_ = a.append("A"), a.append("B")
+    for branch, visits, total in (
+        (tree.root, 4, 3.5),
+        (a, 3, 2.7),
+        (b, 1, 0.8),
+        (aa, 1, 0.9),
+        (ab_, 1, 0.9),
+    ):
+        branch.visits, branch.total = visits, total
+    climb = Climb(MonteCarlo(exploration=0.1))
+    assert climb.choose_wave(tree.root, 2) == [aa, b]
+    assert climb.choose_wave(tree.root, 9) == [aa, b, ab_], "all leaves, each once"
+    assert (tree.root.visits, a.total) == (4, 2.7), "losses are forgotten with the wave"
+
+
 async def test_puct_follows_the_models_own_prior() -> None:
     def script(path: str, seed: int, index: int) -> Says:
         return Says("AB"[index], logprob=math.log((0.1, 0.9)[index]))
@@ -97,14 +172,31 @@ async def test_virtual_loss_expands_a_whole_frontier_in_one_batch() -> None:
     assert len({ask.place.branch_id for ask in backend.batches[2]}) == 4
 
 
-async def test_progressive_widening_gives_a_good_branch_more_children() -> None:
-    def script(path: str, seed: int, index: int) -> Says:
-        return Says(f"<{seed % 9973}.{index}>", finished=len(path) > 0)
+async def test_progressive_widening_keeps_to_its_law() -> None:
+    """One more child only while there are fewer than 1.5 * sqrt(N): checked whenever a branch gets one."""
+    widths: list[tuple[int, float]] = []
 
-    method = MonteCarlo(evaluator=Call(lambda b: 0.5), branching=1, wave=1, expansions=12, widening=1.0)
+    class Watching(Sample):
+        async def grow(self, tree: Tree, branches: Any, n: int, *, logprobs: bool) -> Any:
+            widths.extend((len(b.children), 1.5 * math.sqrt(b.visits)) for b in branches if b.children)
+            return await super().grow(tree, branches, n, logprobs=logprobs)
+
+    def script(path: str, seed: int, index: int) -> Says:
+        return Says(f"<{seed % 9973}.{index}>")
+
+    method = MonteCarlo(
+        generator=Watching(),
+        evaluator=Call(lambda b: 0.5),
+        branching=1,
+        wave=1,
+        expansions=40,
+        widening=1.5,
+    )
     search, _ = await run(method, script)
+    assert all(children < room for children, room in widths)
     assert search.tree is not None
-    assert len(search.tree.root.children) > 2
+    root = search.tree.root
+    assert 1.5 * math.sqrt(root.visits) - 1 <= len(root.children) <= 1.5 * math.sqrt(root.visits) + 1
 
 
 async def test_a_rollout_values_a_leaf_by_how_it_ends() -> None:
