@@ -22,7 +22,7 @@ class EngineConfig:
     `num_pages`). `max_rows` bounds branches decoded together, `max_batch_tokens` the new tokens of one
     step, `max_waiting` the queue, `max_branches` the branch records kept. `overlap` launches a step before
     the tokens of the one before are read, which pays where another device computes. `canaries` guards every
-    page.
+    page. `deterministic` makes every logit independent of the batch it is computed in, at the cost of speed.
     """
 
     model: str
@@ -41,6 +41,7 @@ class EngineConfig:
     threads: int | None = None
     overlap: bool | None = None
     canaries: bool = False
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         if self.page_size not in PAGE_SIZES:
@@ -85,12 +86,14 @@ class ResolvedConfig:
     max_branches: int
     overlap: bool
     canaries: bool
+    deterministic: bool
 
     def summary(self) -> str:
         """One line for the start-up log."""
         mib = self.num_pages * self.bytes_per_page / 2**20
         return (
-            f"{self.model} [{self.decoder}, {self.dtype}, {self.device}] "
+            f"{self.model} [{self.decoder}, {self.dtype}, {self.device}"
+            f"{', deterministic' if self.deterministic else ''}] "
             f"context {self.max_model_len}, "
             f"{self.num_pages} pages x {self.page_size} tokens ({mib:.0f} MiB KV)"
         )
@@ -125,6 +128,7 @@ def resolve(asked: EngineConfig, facts: Facts) -> ResolvedConfig:
         max_branches=asked.max_branches,
         overlap=facts.device != "cpu" if asked.overlap is None else asked.overlap,
         canaries=asked.canaries,
+        deterministic=asked.deterministic,
     )
 
 

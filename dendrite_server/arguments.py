@@ -55,6 +55,11 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
     add("--device", help="cpu or cuda (default: cuda where there is one)")
     add("--max-model-len", type=int, metavar="N", help="tokens of the longest context (default: the model's)")
     add("--threads", type=int, metavar="N", help="CPU threads of the arithmetic (default: torch's choice)")
+    add(
+        "--deterministic",
+        action="store_true",
+        help="answers to the bit independent of other requests, the cache and the batch; slower",
+    )
 
 
 def _add_memory_options(group: argparse._ArgumentGroup) -> None:
@@ -139,6 +144,7 @@ def engine_config(arguments: argparse.Namespace) -> EngineConfig:
         max_children=arguments.max_n_branches,
         max_branches=arguments.max_branches,
         threads=arguments.threads,
+        deterministic=arguments.deterministic,
     )
 
 

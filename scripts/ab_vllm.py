@@ -125,7 +125,8 @@ def shape(value: Any) -> Any:
         for item in value:
             merged = _merged(merged, shape(item))
         return [merged] if value else []
-    return "number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return "number" if is_number else type(value).__name__
 
 
 def _merged(one: Any, other: Any) -> Any:

@@ -43,14 +43,22 @@ def assemble(asked: EngineConfig) -> Parts:
         torch.set_num_threads(asked.threads)
     device = asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = _dtype(asked.dtype, device)
-    model = load_model(asked.model, dtype, device, max_length=asked.max_model_len)
+    model = load_model(
+        asked.model, dtype, device, max_length=asked.max_model_len, measured=not asked.deterministic
+    )
     config = resolve(asked, _facts(asked, model, dtype, device))
     tokenizer, chat_template = _text(model)
     cache = TreeCache(config.num_pages, config.page_size, config.max_branches)
     loop = EngineLoop(
         BranchBook(cache, tokenizer, config),
         Scheduler(cache, config),
-        build_runner(model, config.num_pages, config.page_size, canaries=config.canaries),
+        build_runner(
+            model,
+            config.num_pages,
+            config.page_size,
+            canaries=config.canaries,
+            deterministic=config.deterministic,
+        ),
         _sampler(config.vocab_size, device),
         GrammarCompiler(tokenizer, config.vocab_size),
         overlap=config.overlap,

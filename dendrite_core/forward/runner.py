@@ -56,7 +56,14 @@ def bytes_per_page(model: LoadedModel, page_size: int) -> int:
     )
 
 
-def build_runner(model: LoadedModel, num_pages: int, page_size: int, *, canaries: bool = False) -> Runner:
+def build_runner(
+    model: LoadedModel,
+    num_pages: int,
+    page_size: int,
+    *,
+    canaries: bool = False,
+    deterministic: bool = False,
+) -> Runner:
     """The runner of a model on its own device, with KV for `num_pages` pages."""
     config, decoder = model.config, model.decoder
     store = KVStore(
@@ -76,6 +83,11 @@ def build_runner(model: LoadedModel, num_pages: int, page_size: int, *, canaries
         decoder.attention_scale,
         tuple(decoder.layer_windows),
     )
+    if deterministic:
+        # Here because it leans on this module.
+        from dendrite_core.forward.deterministic.runner import fixed_runner
+
+        return fixed_runner(model, store, shape)
     if decoder.device.type == "cpu":
         return Runner(model, store, TreeAttention(shape, store))
     # Here because it leans on this module, and on Triton, which is there only where CUDA is.

@@ -42,7 +42,8 @@ class Decoder:
     """`decoder(token_ids, positions, attend) -> hidden [T, hidden]`, `logits(hidden) -> [R, vocab]`.
 
     `dtype` is that of the activations, and so of what `attend` is given. float16 on a CPU means weights
-    stored as float16 and everything else in float32.
+    stored as float16 and everything else in float32. Without `measured`, linear kernels are the same at
+    every start.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Decoder:
         dtype: torch.dtype,
         device: torch.device,
         max_length: int | None = None,
+        measured: bool = True,
     ) -> None:
         half_weights = device.type == "cpu" and dtype is torch.float16
         self.config = config
@@ -62,7 +64,13 @@ class Decoder:
         self.layer_windows = list(config.layer_windows)
         self.attention_scale = config.attention_scale
         self._parts = read_parts(
-            config, weights, dtype=self.dtype, storage=dtype, device=device, max_length=self.max_length
+            config,
+            weights,
+            dtype=self.dtype,
+            storage=dtype,
+            device=device,
+            max_length=self.max_length,
+            measured=measured,
         )
         lean = device.type == "cpu" and self.dtype is torch.float32
         self._forward = _LeanForward(config, self._parts) if lean else _Forward(config, self._parts)

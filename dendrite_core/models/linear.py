@@ -146,12 +146,15 @@ def bag_width(outputs: int) -> int | None:
     return shared[0] if shared else fitting[-1] if fitting else None
 
 
+def only(dtype: torch.dtype, device: torch.device) -> Choice:
+    """The makers that need no measurement, the same at every start."""
+    return Choice(half, half) if device.type == "cpu" and dtype is torch.float16 else Choice(plain, plain)
+
+
 def choose(sample: Sequence[Weight], dtype: torch.dtype, device: torch.device, total_bytes: int) -> Choice:
     """The fastest makers for weights like `sample`, by measurement; a second layout only where it fits."""
-    if device.type != "cpu":
-        return Choice(plain, plain)
-    if dtype is torch.float16:
-        return Choice(half, half)
+    if device.type != "cpu" or dtype is torch.float16:
+        return only(dtype, device)
     threads = torch.get_num_threads()
     # One thread ranks the kernels as several do, and does not wait for one that another process holds up.
     torch.set_num_threads(1)

@@ -51,13 +51,19 @@ def load_model(
     device: torch.device | str = "cpu",
     *,
     max_length: int | None = None,
+    measured: bool = True,
 ) -> LoadedModel:
-    """Load a folder, a hub id, or `shape:<name>` (random weights). `max_length` bounds the positions."""
+    """Load a folder, a hub id, or `shape:<name>` (random weights). `max_length` bounds the positions.
+
+    `measured` picks the linear kernels that are fastest here and now, which may be others the next time.
+    """
     device = torch.device(device)
     if str(name).startswith(_SHAPE_PREFIX):
         config = named_shape(str(name).removeprefix(_SHAPE_PREFIX))
         drawn = RandomWeights(config, dtype, device)
-        decoder = Decoder(config, drawn, dtype=dtype, device=device, max_length=max_length)
+        decoder = Decoder(
+            config, drawn, dtype=dtype, device=device, max_length=max_length, measured=measured
+        )
         return LoadedModel(config, decoder, _described(decoder, "random weights"), None)
     folder = find_folder(name)
     try:
@@ -67,7 +73,9 @@ def load_model(
     checkpoint = Checkpoint(folder)
     checkpoint.check(config)
     config = checkpoint.settled(config)
-    decoder = Decoder(config, checkpoint, dtype=dtype, device=device, max_length=max_length)
+    decoder = Decoder(
+        config, checkpoint, dtype=dtype, device=device, max_length=max_length, measured=measured
+    )
     return LoadedModel(config, decoder, _described(decoder), folder)
 
 

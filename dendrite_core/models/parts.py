@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dendrite_core.models.config import NativeConfig
-from dendrite_core.models.linear import Choice, Kernel, MakeKernel, Weight, choose, sample_size
+from dendrite_core.models.linear import Choice, Kernel, MakeKernel, Weight, choose, only, sample_size
 from dendrite_core.models.rope import interleaved, rotations
 from dendrite_core.models.weights import EMBEDDING, FINAL_NORM, LM_HEAD, Weights, layer_prefix
 
@@ -137,12 +137,16 @@ def read_parts(
     storage: torch.dtype,
     device: torch.device,
     max_length: int,
+    measured: bool,
 ) -> Parts:
-    """Read and arrange all weights. `dtype` is that of activations, `storage` that of the products."""
+    """Read and arrange all weights. `dtype` is that of activations, `storage` that of the products.
+
+    `measured` takes the fastest kernels here and now; otherwise they are the same at every start.
+    """
     reader = _Reader(config, weights, dtype, device)
     embedding = reader.tensor(EMBEDDING)
     head = Weight(embedding if config.tie_embeddings else reader.tensor(LM_HEAD))
-    choice = _choice(reader, head, storage)
+    choice = _choice(reader, head, storage) if measured else only(storage, device)
     few, many = [], []
     for index in range(config.num_layers):
         fused = reader.layer(index)
