@@ -165,11 +165,20 @@ def refuse_quantized(hf: Mapping[str, Any]) -> None:
         raise ModelLoadError(f"quantization_config with quant_method {method!r} is not supported")
 
 
+def is_fp8(quantization: Mapping[str, Any]) -> bool:
+    """Whether a `quantization_config` is of weights stored as FP8, which can be widened as they are read."""
+    if quantization.get("quant_method") != "compressed-tensors":
+        return quantization.get("quant_method") in ("fp8", "fbgemm_fp8")
+    weights = [group.get("weights") or {} for group in quantization.get("config_groups", {}).values()]
+    return bool(weights) and all((w.get("type"), w.get("num_bits")) == ("float", 8) for w in weights)
+
+
 def _family(hf: Mapping[str, Any]) -> Family:
     model_type = str(hf.get("model_type"))
     if model_type not in FAMILIES:
         raise NotNative(f"model_type {model_type!r} has no native decoder")
-    refuse_quantized(hf)
+    if not is_fp8(hf.get("quantization_config") or {}):
+        refuse_quantized(hf)
     return FAMILIES[model_type]
 
 

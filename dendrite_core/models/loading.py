@@ -13,6 +13,7 @@ from torch import Tensor
 from dendrite_core.errors import ModelLoadError
 from dendrite_core.models.config import ModelConfig, NativeConfig, named_shape
 from dendrite_core.models.decoder import Decoder
+from dendrite_core.models.fp8 import Fp8Checkpoint
 from dendrite_core.models.rope import NotNative
 from dendrite_core.models.weights import Checkpoint, RandomWeights, read_json
 
@@ -70,13 +71,19 @@ def load_model(
         config = read_config(folder)
     except NotNative as reason:
         return _through_transformers(folder, dtype, device, str(reason))
-    checkpoint = Checkpoint(folder)
+    checkpoint = open_checkpoint(folder)
     checkpoint.check(config)
     config = checkpoint.settled(config)
     decoder = Decoder(
         config, checkpoint, dtype=dtype, device=device, max_length=max_length, measured=measured
     )
     return LoadedModel(config, decoder, _described(decoder), folder)
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """The weights of a folder, widened as they are read where they are stored as FP8."""
+    quantization = read_json(folder / "config.json").get("quantization_config")
+    return Fp8Checkpoint(folder, quantization) if quantization else Checkpoint(folder)
 
 
 def read_config(folder: Path) -> NativeConfig:

@@ -102,6 +102,13 @@ class Checkpoint:
         tensor: Tensor = self._files[self._home[name]].get_tensor(name)
         return tensor
 
+    def holds(self, name: str) -> bool:
+        return name in self._home
+
+    def kind(self, name: str) -> str:
+        """The dtype of a tensor, as safetensors names it."""
+        return str(self._slice(name).get_dtype())
+
     def settled(self, config: NativeConfig) -> NativeConfig:
         """The config as the weights have it: a head that differs from the embedding is not tied to it."""
         tied = config.tie_embeddings and LM_HEAD in self._home
@@ -123,7 +130,7 @@ class Checkpoint:
         problems += [
             f"{name} is stored as {kind}"
             for name in expected.keys() & found.keys()
-            if (kind := self._slice(name).get_dtype()) not in _FLOATS
+            if (kind := self.kind(name)) not in _FLOATS
         ]
         if problems:
             raise ModelLoadError(f"{self.folder} does not fit its config.json: {_listed(problems)}")
