@@ -46,7 +46,7 @@ def test_a_crowd_does_not_change_a_bit(family: str, make_engine: MakeEngine) -> 
         fresh = make_engine(family, deterministic=True)
         expected.append([bits(choice) for choice in fresh.generate(prompt, PARAMS, n=3).choices])
         fresh.close()
-    crowds = {"max_batch_tokens": 37}, {"max_rows": 7, "page_size": 8, "num_pages": 56}
+    crowds = {"max_batch_tokens": 37, "overlap": True}, {"max_rows": 7, "page_size": 8, "num_pages": 56}
     for settings in crowds:
         engine = make_engine(family, deterministic=True, **settings)
         for _ in range(2):  # The second time what still lies in the cache is found there.
@@ -61,7 +61,7 @@ async def all_at_once(engine: Engine, prompts: list[list[int]]) -> list[list[tup
 
 
 def test_a_fork_gives_the_bits_of_the_same_tokens_sent_afresh(make_engine: MakeEngine) -> None:
-    engine, rng = make_engine(deterministic=True), random.Random(8)
+    engine, rng = make_engine(deterministic=True, max_batch_tokens=64), random.Random(8)
     for _ in range(6):
         prompt = [rng.randrange(3, 320) for _ in range(rng.randint(1, 290))]
         more = [rng.randrange(3, 320) for _ in range(rng.randint(1, 20))]
