@@ -48,8 +48,8 @@ class FixedRunner(Runner):
             batch.token_ids = token_ids.tolist()
         self.store.copy_pages(batch.copies)
         hidden = torch.cat([self._hidden(piece) for piece in blocks(batch, self.block)])
-        wanted = hidden.index_select(0, torch.tensor(batch.logits_at, device=hidden.device))
-        return self._logits(wanted)
+        wanted = torch.tensor(batch.logits_at, dtype=torch.int64, device=hidden.device)
+        return self._logits(hidden.index_select(0, wanted))
 
     def _hidden(self, piece: Batch) -> Tensor:
         forward = ForwardBatch.build(piece, self.store.device)
@@ -61,7 +61,8 @@ class FixedRunner(Runner):
         count = hidden.shape[0]
         filled = torch.nn.functional.pad(hidden, (0, 0, 0, -count % self.block))
         places = range(0, len(filled), self.block)
-        return torch.cat([self.decoder.logits(filled[at : at + self.block]) for at in places])[:count]
+        logits = [self.decoder.logits(filled[at : at + self.block]) for at in places]
+        return torch.cat(logits)[:count] if logits else hidden.new_empty(0, self.vocab_size)
 
     @torch.inference_mode()
     def prove(self) -> None:
