@@ -66,7 +66,9 @@ def block_sums(
     if CUT:
         top = tl.load(highest + row * BLOCKS + block)
         share = tl.exp((value - tl.load(greatest + row)) * inverse)
-        counted = counted & (value >= tl.load(cuts + row)) & (share >= tl.load(floors + row))
+        # Said so that NaN counts: the row is found out when its total is.
+        left_out = (value < tl.load(cuts + row)) | (share < tl.load(floors + row))
+        counted = counted & (left_out == 0)
     else:
         top = tl.max(value, 0)
         tl.store(highest + row * BLOCKS + block, top)
@@ -78,7 +80,7 @@ def block_sums(
 
 
 @triton.jit
-def above(row, limit, low, greatest, inverse, WIDTH, BLOCK: tl.constexpr):
+def above(row, limit, low, greatest, inverse, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     """Of the logits above `limit`: number, weight, the least; and the greatest between `low` and `limit`."""
     lane = tl.arange(0, BLOCK)
     count = tl.zeros((BLOCK,), tl.int32)
@@ -96,7 +98,9 @@ def above(row, limit, low, greatest, inverse, WIDTH, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def least_kept(row, low, limit, greatest, inverse, WIDTH, BLOCK: tl.constexpr, BY_WEIGHT: tl.constexpr):
+def least_kept(
+    row, low, limit, greatest, inverse, WIDTH: tl.constexpr, BLOCK: tl.constexpr, BY_WEIGHT: tl.constexpr
+):
     """The least logit with less than `limit` above it, in number or in weight. Above `low` there is as much.
 
     Bisection between `low` and the least logit known to be kept, which is always one of the row's own; it
@@ -120,8 +124,8 @@ def least_kept(row, low, limit, greatest, inverse, WIDTH, BLOCK: tl.constexpr, B
 
 @triton.jit
 def find_cuts(
-    logits, stride, inverse_temperatures, top_k, top_p, highest, sums, cuts, greatest, WIDTH, BLOCKS,
-    BLOCK: tl.constexpr, MOST: tl.constexpr,
+    logits, stride, inverse_temperatures, top_k, top_p, highest, sums, cuts, greatest, BLOCKS,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr, MOST: tl.constexpr,
 ):  # fmt: skip
     """The least logit of each row that top_k and, of what that leaves, top_p keep; and its greatest."""
     index = tl.program_id(0).to(tl.int64)

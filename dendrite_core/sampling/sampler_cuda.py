@@ -70,7 +70,7 @@ class CudaSampler(Sampler):
         self.kernel.block_sums[(rows, self.blocks)](*summing, False, num_warps=4)
         if settings.filtered:
             self.kernel.find_cuts[(rows,)](
-                *row, settings.top_k, settings.top_p, highest, sums, cuts, greatest, width, self.blocks,
+                *row, settings.top_k, settings.top_p, highest, sums, cuts, greatest, self.blocks, width,
                 _SEARCHED, self.most, num_warps=16,
             )  # fmt: skip
             self.kernel.block_sums[(rows, self.blocks)](*summing, True, num_warps=4)

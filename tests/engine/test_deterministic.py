@@ -84,9 +84,7 @@ def test_scores_of_a_prompt_do_not_hang_on_how_it_is_cut(make_engine: MakeEngine
     assert found[0] == found[1] == found[2]
 
 
-def test_it_is_still_the_model(
-    make_engine: MakeEngine, in_transformers: Callable[[str], Reference]
-) -> None:
+def test_it_is_still_the_model(make_engine: MakeEngine, in_transformers: Callable[[str], Reference]) -> None:
     greedy = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
     for family in FAMILIES:
         engine = make_engine(family, deterministic=True)
