@@ -9,6 +9,7 @@ QUESTIONS = {
     "decode": ("benchmarks.gpu.steps", "What does a decode step of an 8B model cost, alone and in a tree?"),
     "attention": ("benchmarks.gpu.attention", "What does one layer's attention over a tree cost on a GPU?"),
     "ceilings": ("benchmarks.gpu.ceilings", "What do copy, read and product reach on this GPU?"),
+    "products": ("benchmarks.gpu.products", "What do a layer's products cost for few rows, against cuBLAS?"),
     "fork-overhead": ("benchmarks.fork", "What does a fork cost, and does it depend on the past's length?"),
     "tree-vs-linear": ("benchmarks.tree_vs_linear", "How much faster is a tree than re-prefilling branches?"),
     "tot": ("benchmarks.tot", "What do the searches solve at equal budgets, and what does the tree save?"),

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="no-untyped-call"
 """What this card can do at best: copy, read, multiply. Every other figure is held against these.
 
 The copy counts bytes read plus bytes written; the read-only sum is a plain Triton kernel over 8 GB; the
@@ -12,7 +11,8 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.record import emit, percentile
+from benchmarks.gpu.timing import seconds
+from benchmarks.record import emit
 
 _BYTES = 8 << 30
 _SIDE = 8192
@@ -53,16 +53,3 @@ def _reader(source: torch.Tensor) -> Callable[[], object]:
     want = source.view(-1, BLOCK)[::4097].double().sum(1)
     assert torch.allclose(sums[::4097].double(), want, atol=0.1), "the sums are wrong"
     return read
-
-
-def seconds(step: Callable[[], object], repeats: int) -> float:
-    """Median seconds on the device of one step."""
-    times = []
-    for _ in range(repeats):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        step()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(begin.elapsed_time(end) / 1e3)
-    return percentile(times[2:], 50)

@@ -34,22 +34,50 @@ class Step:
     places: Tensor
 
 
+def rotate_and_store(
+    shape: AttentionShape,
+    keys: Tensor,
+    qkv: Tensor,
+    positions: Tensor,
+    places: Tensor,
+    rotations: Tensor,
+    head_norm: Tensor | None,
+    eps: float,
+) -> Tensor:
+    """Rotate and store keys and values in one layer of the store; rotated queries `[T, heads * d]`."""
+    from dendrite_core.models.cuda import kernels
+
+    heads, (tokens, width) = shape.heads + 2 * shape.kv_heads, qkv.shape[-2:]
+    q = torch.empty(tokens, shape.heads * shape.head_dim, dtype=keys.dtype, device=keys.device)
+    kernels.rotate_and_store[(tokens, -(-heads // _HEADS_AT_ONCE))](
+        qkv, q, positions, places, rotations, qkv if head_norm is None else head_norm,
+        keys, keys.stride(0), eps,
+        shape.heads, shape.kv_heads, shape.head_dim, _HEADS_AT_ONCE, padded(shape.head_dim),
+        qkv.numel() // (tokens * width), head_norm is not None, True, num_warps=4, launch_pdl=True,
+    )  # fmt: skip
+    return q
+
+
+def padded(head_dim: int) -> int:
+    """The power of two that a tile of heads is wide."""
+    return max(16, 1 << (head_dim - 1).bit_length())
+
+
 class TreeAttention:
     """An `AttentionBackend` and a `FusedAttend`. `grid` makes results independent of the other rows."""
 
     def __init__(self, shape: AttentionShape, store: KVStore, *, grid: int | None = None) -> None:
         from dendrite_core.forward.cuda import tree_kernels
-        from dendrite_core.models.cuda import kernels
 
         self.shape, self.store, self.grid = shape, store, grid
-        self.tree, self.rows = tree_kernels, kernels
+        self.tree = tree_kernels
         self.half = store.dtype in (torch.bfloat16, torch.float16)
         self.wide_kernel: Any = None
         if self._has_wgmma():
             from dendrite_core.forward.cuda import wide_kernel
 
             self.wide_kernel = wide_kernel
-        self.block_d = max(16, 1 << (shape.head_dim - 1).bit_length())
+        self.block_d = padded(shape.head_dim)
         self.side = torch.cuda.Stream(store.device)
         self.two_streams = True
         self.wide_tile = (128, 64, 3)
@@ -102,17 +130,12 @@ class TreeAttention:
         head_norm: Tensor | None,
         eps: float,
     ) -> Tensor:
-        """See `FusedAttend`: rotate queries in place, rotate and store keys, store values, attend."""
+        """See `FusedAttend`: rotate queries, rotate and store keys, store values, attend."""
         assert self.step is not None
-        shape, keys = self.shape, self.store.layers[layer]
-        heads = shape.heads + 2 * shape.kv_heads
-        self.rows.rotate_and_store[(qkv.shape[0], -(-heads // _HEADS_AT_ONCE))](
-            qkv, positions, self.step.places, rotations, qkv if head_norm is None else head_norm,
-            keys, keys.stride(0), eps,
-            shape.heads, shape.kv_heads, shape.head_dim, _HEADS_AT_ONCE, self.block_d,
-            head_norm is not None, True, num_warps=4, launch_pdl=True,
-        )  # fmt: skip
-        return self.run_stored(layer, qkv)
+        q = rotate_and_store(
+            self.shape, self.store.layers[layer], qkv, positions, self.step.places, rotations, head_norm, eps
+        )
+        return self.run_stored(layer, q)
 
     def run_stored(self, layer: int, q: Tensor) -> Tensor:
         """Attend over what is stored; q: rows of at least `heads * d` numbers -> `[T, heads * d]`."""
@@ -133,14 +156,19 @@ class TreeAttention:
             if plan.has_wide:
                 self._wide(layer, q, out, window)
         if plan.merges:
-            few = plan.most_slots <= 4
-            at_once, heads, warps = (4, 1, 1) if few else (16, 1, 2) if plan.most_slots <= 32 else (32, 1, 4)
-            self.tree.merge[(q.shape[0], -(-self.shape.heads // heads))](
+            at_once, warps = self._merge_tile(plan.most_slots)
+            self.tree.merge[(q.shape[0], self.shape.heads)](
                 plan.slot_starts, plan.partial, plan.partial_lse, out, out.stride(0),
-                self.shape.heads, self.shape.head_dim, self.block_d, at_once, heads, not plan.has_wide,
+                self.shape.heads, self.shape.head_dim, self.block_d, at_once, 1, not plan.has_wide,
                 num_warps=warps, launch_pdl=not plan.has_wide,
             )  # fmt: skip
         return out
+
+    def _merge_tile(self, most: int) -> tuple[int, int]:
+        """Partial results joined at once and warps; on a grid always the same, as it changes rounding."""
+        if self.grid is not None:
+            return 16, 2
+        return (4, 1) if most <= 4 else (16, 2) if most <= 32 else (32, 4)
 
     def _pointers(self, layer: int, q: Tensor, out: Tensor) -> tuple[Any, ...]:
         assert self.step is not None

@@ -21,66 +21,61 @@ def _await_previous(PDL: tl.constexpr):
 
 
 @triton.jit
-def _fetch(w, elements: tl.constexpr):
-    """Ask for consecutive elements to be brought into the L2 cache; 64 bfloat16 are a cache line."""
-    line = tl.arange(0, elements // 64)
+def _fetch(w, rows: tl.constexpr, columns: tl.constexpr, stride: tl.constexpr):
+    """Ask for the first columns of some rows to be brought into the L2 cache; 64 numbers are a line."""
+    line = tl.arange(0, rows * (columns // 64))
+    at = line // (columns // 64) * stride + line % (columns // 64) * 64
     tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [w + line * 64], dtype=tl.int32, is_pure=False,
-        pack=1,
-    )  # fmt: skip
+        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [w + at], dtype=tl.int32, is_pure=False, pack=1
+    )
 
 
 @triton.jit
 def product(
-    x, x_stride, w, bias, residual, norm, out, out_stride, rows, width, eps,
+    x, x_stride, w, bias, out, rows, width,
     K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    STAGES: tl.constexpr, NORMED: tl.constexpr, GATED: tl.constexpr, BIASED: tl.constexpr,
-    RESIDUAL: tl.constexpr, FETCH: tl.constexpr, PDL: tl.constexpr,
+    STAGES: tl.constexpr, SPLITS: tl.constexpr, GATED: tl.constexpr, BIASED: tl.constexpr,
+    FETCH: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """out `[rows, width]` = x `[rows, K]` @ w `[width, K]`^T, for at most BLOCK_M rows.
+    """out = x `[rows, K]` @ w `[width, K]`^T for at most BLOCK_M rows. Programs: (blocks of width, SPLITS).
 
-    NORMED divides by the row's RMS and multiplies by `norm` first. GATED reads `[2 * width, K]` and gives
-    silu(first half) * second half. RESIDUAL adds `residual`, which may be `out`. The weight is the left
-    operand, because tensor cores want many rows there.
+    With one split `[rows, width]`; with more each sums its part of K, and out is float32
+    `[SPLITS, rows, width]`, for the next kernel to add up. GATED reads `[2 * width, K]` and gives
+    silu(first half) * second half. The weight is the left operand, because tensor cores want many rows there.
     """
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     m = tl.arange(0, BLOCK_M)
     k = tl.arange(0, BLOCK_K)
+    split = tl.program_id(1)
+    PART: tl.constexpr = K // SPLITS
     in_n = n < width
     in_m = m < rows
-    w_at = w + n.to(tl.int64)[:, None] * K + k[None, :]
+    w += split * PART
+    x += split * PART
+    w_at = w + tl.minimum(n, width - 1).to(tl.int64)[:, None] * K + k[None, :]
     if FETCH > 0:
-        _fetch(w + tl.program_id(0).to(tl.int64) * BLOCK_N * K, FETCH)
+        first = w + tl.program_id(0).to(tl.int64) * BLOCK_N * K
+        _fetch(first, BLOCK_N, FETCH, K)
+        if GATED:
+            _fetch(first + width.to(tl.int64) * K, BLOCK_N, FETCH, K)
     _await_previous(PDL)
     x_at = x + m[None, :] * x_stride + k[:, None]
     acc = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     up = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
-    squares = tl.zeros([BLOCK_M], tl.float32)
-    for start in tl.range(0, K, BLOCK_K, num_stages=STAGES):
+    for start in tl.range(0, PART, BLOCK_K, num_stages=STAGES):
         weight = tl.load(w_at + start)
         value = tl.load(x_at + start, mask=in_m[None, :], other=0.0)
-        if NORMED:
-            gain = tl.load(norm + start + k)
-            wide = value.to(tl.float32)
-            squares += tl.sum(wide * wide, 0)
-            value = (wide * gain.to(tl.float32)[:, None]).to(weight.dtype)
         acc = tl.dot(weight, value, acc)
         if GATED:
             more = tl.load(w_at + start + width * K)
             up = tl.dot(more, value, up)
-    if NORMED:
-        factor = tl.rsqrt(squares / K + eps)
-        acc *= factor[None, :]
-        up *= factor[None, :]
     if BIASED:
-        acc += tl.load(bias + n, mask=in_n, other=0.0).to(tl.float32)[:, None]
+        acc += tl.load(bias + n, mask=in_n & (split == 0), other=0.0).to(tl.float32)[:, None]
     if GATED:
-        acc = acc / (1.0 + tl.exp(-acc)) * up
-    there = in_n[:, None] & in_m[None, :]
-    at = m[None, :] * out_stride + n[:, None]
-    if RESIDUAL:
-        acc += tl.load(residual + at, mask=there, other=0.0).to(tl.float32)
-    tl.store(out + at, acc.to(out.dtype.element_ty), mask=there)
+        gate = acc.to(x.dtype.element_ty).to(tl.float32)
+        acc = gate / (1.0 + tl.exp(-gate)) * up.to(x.dtype.element_ty).to(tl.float32)
+    at = (split * rows + m)[None, :] * width + n[:, None]
+    tl.store(out + at, acc.to(out.dtype.element_ty), mask=in_n[:, None] & in_m[None, :])
 
 
 @triton.jit
@@ -131,18 +126,30 @@ def vector_product(
 
 
 @triton.jit
+def _sum_parts(parts, at, stride, mask, PARTS: tl.constexpr):
+    """Float32 sum of the parts of a product `[PARTS, stride numbers]`, in order."""
+    total = tl.load(parts + at, mask=mask, other=0.0).to(tl.float32)
+    for part in tl.static_range(1, PARTS):
+        total += tl.load(parts + tl.cast(stride, tl.int64) * part + at, mask=mask, other=0.0)
+    return total
+
+
+@triton.jit
 def rms_norm(
     x, added, norm, out, eps,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ADDS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """x += added (if ADDS), in place; out = x / rms(x) * norm. One program per row of `[T, WIDTH]`."""
+    """x += added, in place; out = x / rms(x) * norm. One program per row of `[T, WIDTH]`.
+
+    added is `[ADDS, T, WIDTH]`, the parts of a product; ADDS may be 0.
+    """
     at = tl.program_id(0).to(tl.int64) * WIDTH + tl.arange(0, BLOCK)
     inside = tl.arange(0, BLOCK) < WIDTH
     gain = tl.load(norm + tl.arange(0, BLOCK), mask=inside, other=0.0).to(tl.float32)
     _await_previous(PDL)
     value = tl.load(x + at, mask=inside, other=0.0)
-    if ADDS:
-        more = tl.load(added + at, mask=inside, other=0.0)
+    if ADDS > 0:
+        more = _sum_parts(added, at, tl.num_programs(0) * WIDTH, inside, ADDS).to(value.dtype)
         value = (value.to(tl.float32) + more.to(tl.float32)).to(value.dtype)
         tl.store(x + at, value, mask=inside)
     wide = value.to(tl.float32)
@@ -165,14 +172,15 @@ def silu_mul(gate_up, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.con
 
 @triton.jit
 def rotate_and_store(
-    qkv, positions, places, rotations, head_norm, keys, head_stride, eps,
+    qkv, queries, positions, places, rotations, head_norm, keys, head_stride, eps,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_H: tl.constexpr,
-    BLOCK_D: tl.constexpr, HEAD_NORM: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_D: tl.constexpr, PARTS: tl.constexpr, HEAD_NORM: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Rotate queries `[T, all heads, D]` in place, rotate keys and store them and the values in the cache.
+    """Rotate queries into `[T, HEADS, D]`, rotate keys and store them and the values in the cache.
 
-    Pairs of channels lie next to each other. `keys` is `[2 * KV_HEADS, places, D]`, keys first; a place
-    below 0 is stored nowhere. Programs: (T, blocks of BLOCK_H of all HEADS + 2 * KV_HEADS).
+    `qkv` is `[PARTS, T, all heads, D]`, the parts of a product. Pairs of channels lie next to each other.
+    `keys` is `[2 * KV_HEADS, places, D]`, keys first; a place below 0 is stored nowhere. Programs: (T,
+    blocks of BLOCK_H of all HEADS + 2 * KV_HEADS).
     """
     _await_previous(PDL)
     token = tl.program_id(0).to(tl.int64)
@@ -181,13 +189,14 @@ def rotate_and_store(
     ALL: tl.constexpr = HEADS + 2 * KV_HEADS
     inside = (head < ALL)[:, None] & (dim < D)[None, :]
     at = (token * ALL + head)[:, None] * D + dim[None, :]
-    value = tl.load(qkv + at, mask=inside, other=0.0).to(tl.float32)
+    value = _sum_parts(qkv, at, tl.num_programs(0) * ALL * D, inside, PARTS)
+    value = value.to(queries.dtype.element_ty).to(tl.float32)
     turned = head < HEADS + KV_HEADS
     if HEAD_NORM:
         factor = tl.rsqrt(tl.sum(value * value, 1) / D + eps)
         gain = tl.load(head_norm + head[:, None] * D + dim[None, :], mask=inside & turned[:, None], other=0.0)
-        normed = (value * factor[:, None]).to(qkv.dtype.element_ty).to(tl.float32) * gain.to(tl.float32)
-        value = tl.where(turned[:, None], normed.to(qkv.dtype.element_ty).to(tl.float32), value)
+        normed = (value * factor[:, None]).to(queries.dtype.element_ty).to(tl.float32) * gain.to(tl.float32)
+        value = tl.where(turned[:, None], normed.to(queries.dtype.element_ty).to(tl.float32), value)
     position = tl.load(positions + token).to(tl.int64)
     pair = tl.arange(0, BLOCK_D // 2)
     in_pair = pair < D // 2
@@ -197,9 +206,10 @@ def rotate_and_store(
     turned_real = real * cos[None, :] - imaginary * sin[None, :]
     turned_imaginary = real * sin[None, :] + imaginary * cos[None, :]
     rotated = tl.reshape(tl.join(turned_real, turned_imaginary), [BLOCK_H, BLOCK_D])
-    value = tl.where(turned[:, None], rotated, value).to(qkv.dtype.element_ty)
+    value = tl.where(turned[:, None], rotated, value).to(queries.dtype.element_ty)
     is_query = (head < HEADS)[:, None]
-    tl.store(qkv + at, value, mask=inside & is_query)
+    to = (token * HEADS + head)[:, None] * D + dim[None, :]
+    tl.store(queries + to, value, mask=inside & is_query)
     place = tl.load(places + token).to(tl.int64)
     to = (head - HEADS).to(tl.int64)[:, None] * head_stride + place * D + dim[None, :]
     tl.store(keys + to, value, mask=inside & (head >= HEADS)[:, None] & (place >= 0))
