@@ -1,4 +1,3 @@
-# mypy: disable-error-code="no-untyped-call"
 """What attention of one layer costs over a tree: 32 query heads, 8 K/V heads of 128, bf16, by graph replay.
 
 Layers rotate so that K and V never wait in the L2 cache. Every workload is checked against dense attention.
@@ -8,16 +7,19 @@ Layers rotate so that K and V never wait in the L2 cache. Every workload is chec
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import time
 from typing import Any
 
 import torch
 
+from benchmarks.gpu.timing import graph_micros
 from benchmarks.gpu.trees import PAGE, Level, Tree
-from benchmarks.record import emit, percentile
+from benchmarks.record import emit
 from dendrite_core.forward.attention import AttentionShape, DenseAttention
 from dendrite_core.forward.batch import ForwardBatch
+from dendrite_core.forward.cuda.attention_flashinfer import FlashInferAttention, unusable
 from dendrite_core.forward.cuda.attention_tree import TreeAttention
+from dendrite_core.forward.cuda.choice import Attention
 from dendrite_core.forward.kv_store import KVStore
 
 _WORKLOADS: dict[str, list[Level]] = {
@@ -56,17 +58,41 @@ def _measure(name: str, levels: list[Level], replays: int) -> dict[str, Any]:
     attention.plan(forward)
     q = torch.randn(len(tree.tables), 4096, dtype=torch.bfloat16, device="cuda")
     error = _error(attention, store, forward, q)
-    micros = _time(lambda layer: attention.run_stored(layer % layers, q), 2 * layers, replays)
+    micros = _micros(attention, q, layers, replays)
     return {
         "workload": name,
         "us": micros,
         "unique MB": size / 1e6,
         "TB/s": size / micros / 1e6,
         "relative error": error,
+        **_flashinfer(store, forward, q, layers, replays),
     }
 
 
-def _error(attention: TreeAttention, store: KVStore, forward: ForwardBatch, q: torch.Tensor) -> float:
+def _flashinfer(
+    store: KVStore, forward: ForwardBatch, q: torch.Tensor, layers: int, replays: int
+) -> dict[str, Any]:
+    """The same through FlashInfer where it is installed: rows read one by one, and as its cascade."""
+    if unusable(_SHAPE, store.dtype) is not None:
+        return {}
+    found: dict[str, Any] = {}
+    for column, most in (("flat us", 1), ("cascade us", 4)):
+        attention = FlashInferAttention(_SHAPE, store, most_levels=most)
+        attention.plan(forward)
+        _error(attention, store, forward, q)
+        found[column] = _micros(attention, q, layers, replays)
+        found["levels"] = len(attention.planned[None])
+    started = time.perf_counter()
+    attention.plan(forward)
+    found["cascade plan us"] = (time.perf_counter() - started) * 1e6
+    return found
+
+
+def _micros(attention: Attention, q: torch.Tensor, layers: int, replays: int) -> float:
+    return graph_micros(lambda layer: attention.run_stored(layer % layers, q), 2 * layers, replays)
+
+
+def _error(attention: Attention, store: KVStore, forward: ForwardBatch, q: torch.Tensor) -> float:
     """Against dense attention in float32, for the first, the middle and the last row."""
     dense = DenseAttention(_SHAPE, store)
     dense.plan(forward)
@@ -76,22 +102,3 @@ def _error(attention: TreeAttention, store: KVStore, forward: ForwardBatch, q: t
         worst = max(worst, ((found[row] - want).norm() / want.norm()).item())
     assert worst < 1e-2, f"attention is off by {worst}"
     return worst
-
-
-def _time(step: Callable[[int], object], count: int, replays: int) -> float:
-    """Median microseconds of one step, `count` of them in a graph."""
-    stream, graph, times = torch.cuda.Stream(), torch.cuda.CUDAGraph(), []
-    with torch.cuda.stream(stream):
-        step(0)
-        torch.cuda.synchronize()
-        with torch.cuda.graph(graph, stream=stream):
-            for index in range(count):
-                step(index)
-        for _ in range(replays):
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            graph.replay()
-            end.record()
-            torch.cuda.synchronize()
-            times.append(begin.elapsed_time(end) * 1e3 / count)
-    return percentile(times[2:], 50)
