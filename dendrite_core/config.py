@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from dendrite_core.errors import ModelLoadError, RequestError
 
 PAGE_SIZES = (8, 16, 32)
+ATTENTION_BACKENDS = ("auto", "tree", "flashinfer")
 DEFAULT_CPU_KV_BYTES = 1 << 30
 
 
@@ -23,6 +24,7 @@ class EngineConfig:
     step, `max_waiting` the queue, `max_branches` the branch records kept. `overlap` launches a step before
     the tokens of the one before are read, which pays where another device computes. `canaries` guards every
     page. `deterministic` makes every logit independent of the batch it is computed in, at the cost of speed.
+    `attention_backend` forces a GPU's attention; auto takes what is measured to be faster.
     """
 
     model: str
@@ -42,6 +44,7 @@ class EngineConfig:
     overlap: bool | None = None
     canaries: bool = False
     deterministic: bool = False
+    attention_backend: str = "auto"
 
     def __post_init__(self) -> None:
         if self.page_size not in PAGE_SIZES:
@@ -49,6 +52,12 @@ class EngineConfig:
         for name in ("max_rows", "max_waiting", "max_children", "max_branches"):
             if getattr(self, name) < 1:
                 raise RequestError(f"{name} must be at least 1", param=name)
+        if self.attention_backend not in ATTENTION_BACKENDS:
+            raise RequestError(
+                f"attention_backend must be one of {ATTENTION_BACKENDS}", param="attention_backend"
+            )
+        if self.deterministic and self.attention_backend == "flashinfer":
+            raise RequestError("attention_backend flashinfer is not deterministic", param="attention_backend")
         if not 0.0 < self.gpu_memory_utilization <= 1.0:
             raise RequestError("gpu_memory_utilization must be in (0, 1]", param="gpu_memory_utilization")
 
@@ -87,6 +96,7 @@ class ResolvedConfig:
     overlap: bool
     canaries: bool
     deterministic: bool
+    attention_backend: str
 
     def summary(self) -> str:
         """One line for the start-up log."""
@@ -100,7 +110,14 @@ class ResolvedConfig:
 
 
 def resolve(asked: EngineConfig, facts: Facts) -> ResolvedConfig:
-    """Decide what was left open. Raises `ModelLoadError` when the model cannot fit the KV memory given."""
+    """Decide what was left open. Raises `ModelLoadError` when the model cannot fit the KV memory given, and
+    `RequestError` for what this device cannot do.
+    """
+    if facts.device == "cpu" and asked.attention_backend != "auto":
+        raise RequestError(
+            f"attention_backend {asked.attention_backend} needs a CUDA device; on a CPU leave it at auto",
+            param="attention_backend",
+        )
     num_pages = asked.num_pages or _pages_for(asked, facts)
     capacity = num_pages * asked.page_size
     max_model_len = asked.max_model_len or min(facts.max_position, capacity)
@@ -129,6 +146,7 @@ def resolve(asked: EngineConfig, facts: Facts) -> ResolvedConfig:
         overlap=facts.device != "cpu" if asked.overlap is None else asked.overlap,
         canaries=asked.canaries,
         deterministic=asked.deterministic,
+        attention_backend=asked.attention_backend,
     )
 
 

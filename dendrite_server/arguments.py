@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from dendrite_core.config import PAGE_SIZES, EngineConfig
+from dendrite_core.config import ATTENTION_BACKENDS, PAGE_SIZES, EngineConfig
 from dendrite_core.engine.engine import EMBEDDED
 from dendrite_server.config import ServerConfig
 from dendrite_server.tools.formats import FORMATS
@@ -54,6 +54,12 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
     add("--dtype", help="float32, bfloat16 or float16 (default: what suits the device)")
     add("--device", help="cpu or cuda (default: cuda where there is one)")
     add("--max-model-len", type=int, metavar="N", help="tokens of the longest context (default: the model's)")
+    add(
+        "--attention-backend",
+        choices=ATTENTION_BACKENDS,
+        default="auto",
+        help="a GPU's attention: ours, FlashInfer's, or the one measured to be faster (default)",
+    )
     add("--threads", type=int, metavar="N", help="CPU threads of the arithmetic (default: torch's choice)")
     add(
         "--deterministic",
@@ -145,6 +151,7 @@ def engine_config(arguments: argparse.Namespace) -> EngineConfig:
         max_branches=arguments.max_branches,
         threads=arguments.threads,
         deterministic=arguments.deterministic,
+        attention_backend=arguments.attention_backend,
     )
 
 

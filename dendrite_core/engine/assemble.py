@@ -58,6 +58,7 @@ def assemble(asked: EngineConfig) -> Parts:
             config.page_size,
             canaries=config.canaries,
             deterministic=config.deterministic,
+            attention_backend=config.attention_backend,
         ),
         _sampler(config.vocab_size, device),
         GrammarCompiler(tokenizer, config.vocab_size),

@@ -15,6 +15,8 @@ from dendrite_core.forward.attention_torch import TreeAttention
 from dendrite_core.forward.batch import ForwardBatch, feed
 from dendrite_core.forward.kv_store import KVStore
 from dendrite_core.forward.threads import Threads
+from dendrite_core.models.cuda.forward import FusedAttend
+from dendrite_core.models.decoder import Attend
 from dendrite_core.models.loading import LoadedModel
 
 
@@ -25,6 +27,8 @@ class Runner:
         self.decoder = model.decoder
         self.store = store
         self.attention = attention
+        # What rotates and stores by itself is handed over whole, for the decoder to see that.
+        self.attend: Attend = attention if isinstance(attention, FusedAttend) else attention.attend
         self.threads = Threads(torch.get_num_threads() if store.device.type == "cpu" else 1)
 
     @torch.inference_mode()
@@ -42,7 +46,7 @@ class Runner:
             feed(forward.token_ids, batch, tokens)
         self.store.copy_pages(batch.copies)
         self.attention.plan(forward)
-        hidden = self.decoder(forward.token_ids, forward.positions, self.attention.attend)
+        hidden = self.decoder(forward.token_ids, forward.positions, self.attend)
         if forward.logits_at is not None:
             hidden = hidden.index_select(0, forward.logits_at)
         return self.decoder.logits(hidden)
@@ -63,8 +67,12 @@ def build_runner(
     *,
     canaries: bool = False,
     deterministic: bool = False,
+    attention_backend: str = "auto",
 ) -> Runner:
-    """The runner of a model on its own device, with KV for `num_pages` pages."""
+    """The runner of a model on its own device, with KV for `num_pages` pages.
+
+    `attention_backend` is that of a CUDA device: tree, flashinfer, or auto for the faster one.
+    """
     config, decoder = model.config, model.decoder
     store = KVStore(
         config.num_layers,
@@ -93,4 +101,4 @@ def build_runner(
     # Here because it leans on this module, and on Triton, which is there only where CUDA is.
     from dendrite_core.forward.cuda.cuda_graph import cuda_runner
 
-    return cuda_runner(model, store, shape)
+    return cuda_runner(model, store, shape, attention_backend)

@@ -19,6 +19,7 @@ from dendrite_core.batching.batch import Batch
 from dendrite_core.forward.attention import AttentionShape
 from dendrite_core.forward.batch import ForwardBatch, feed
 from dendrite_core.forward.cuda.attention_tree import Step, TreeAttention
+from dendrite_core.forward.cuda.choice import choose
 from dendrite_core.forward.cuda.device_plan import Capacity, DevicePlan
 from dendrite_core.forward.kv_store import KVStore
 from dendrite_core.forward.runner import Runner
@@ -187,9 +188,11 @@ class CudaRunner(Runner):
         return places + places[-1:] * more, pages + pages[-1:] * more
 
 
-def cuda_runner(model: LoadedModel, store: KVStore, shape: AttentionShape) -> Runner:
+def cuda_runner(
+    model: LoadedModel, store: KVStore, shape: AttentionShape, attention_backend: str = "tree"
+) -> Runner:
     """The runner for a CUDA device: the fused pass by graph, any other as it comes."""
-    attention = TreeAttention(shape, store)
-    if isinstance(model.decoder, Decoder) and model.decoder.is_fused:
+    attention = choose(attention_backend, shape, store)
+    if isinstance(attention, TreeAttention) and isinstance(model.decoder, Decoder) and model.decoder.is_fused:
         return CudaRunner(model, store, attention)
     return Runner(model, store, attention)

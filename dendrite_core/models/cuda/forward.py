@@ -27,6 +27,9 @@ _FEW_ROWS = 64
 class FusedAttend(Protocol):
     """Attention that rotates and stores by itself."""
 
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The plain form, `decoder.Attend`."""
+
     def attend_products(
         self,
         layer: int,
