@@ -94,6 +94,7 @@ class DrainingServer(uvicorn.Server):
         if not await asyncio.to_thread(engine.drain, timeout):
             log.warning("%d requests did not finish in %g s and are ended", engine.in_flight, timeout)
             await asyncio.to_thread(engine.close)
+        self._service.feed.close()
         self.should_exit = True
 
 

@@ -36,6 +36,7 @@ from dendrite_server.responses.archive import Archive
 from dendrite_server.search.running import Searches
 from dendrite_server.service import Service
 from dendrite_server.transport import ClientGone
+from dendrite_server.trees import endpoints as trees
 
 # Anyone may ask whether the server lives; the key guards everything else.
 _OPEN_PATHS = ("/health",)
@@ -67,6 +68,7 @@ def create_app(engine: Engine, config: ServerConfig | None = None) -> Starlette:
             *conversations.routes,
             *stored.routes,
             *branches.routes,
+            *trees.routes,
             *search.routes,
             *meta.routes,
         ],

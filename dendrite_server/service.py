@@ -23,6 +23,7 @@ from dendrite_server.protocol.identity import completion_id
 from dendrite_server.protocol.request import Limits
 from dendrite_server.protocol.response import Header
 from dendrite_server.tools.dialect import dialect_of
+from dendrite_server.trees.feed import Feed
 
 log = logging.getLogger("dendrite.server")
 
@@ -46,6 +47,7 @@ class Service:
             max_branches=engine.config.max_children,
             dialect=self.dialect,
         )
+        self.feed = Feed(engine)
         self.draining = False
         # The event loop itself keeps no task alive.
         self._background: set[asyncio.Task[None]] = set()

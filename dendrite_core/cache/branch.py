@@ -8,7 +8,7 @@ into the radix tree plus at most one partly filled tail page. Only `TreeCache` m
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from operator import attrgetter
 
 from dendrite_core.cache.page_table import PageTable
@@ -134,20 +134,26 @@ class Branch:
 
 
 class Records:
-    """Branches by id. `expire_above` is the number of records from which on `expirable` is worth a look."""
+    """Branches by id. `expire_above` is the number of records from which on `expirable` is worth a look.
 
-    __slots__ = ("_idle", "_limit", "by_id", "expire_above")
+    `on_forget`, where somebody sets it, hears of every record that goes.
+    """
+
+    __slots__ = ("_idle", "_limit", "by_id", "expire_above", "on_forget")
 
     def __init__(self, limit: int) -> None:
         assert limit > 0
         self.by_id: dict[int, Branch] = {}
         self.expire_above = limit
+        self.on_forget: Callable[[Branch], None] | None = None
         self._limit = limit
         self._idle: deque[tuple[int, Branch]] = deque()
 
     def forget(self, branch: Branch) -> None:
         """Take a record out, with those ancestors that were only kept as the past of their children."""
         del self.by_id[branch.id]
+        if self.on_forget is not None:
+            self.on_forget(branch)
         link: Branch | None = branch
         while link is not None and not link.children and link.id not in self.by_id:
             if link.parent is not None:

@@ -21,6 +21,9 @@ from dendrite_core.engine.job import Job
 from dendrite_core.engine.messages import BranchInfo, Request, Started
 from dendrite_core.engine.output import Choice
 from dendrite_core.engine.stream import Stream
+from dendrite_core.engine.watching.pages import count_pages
+from dendrite_core.engine.watching.watch import News, Watch
+from dendrite_core.engine.watching.watches import Watches
 from dendrite_core.errors import BranchNotFound, ContextLengthExceeded, RequestError
 from dendrite_core.text.grammar import Grammar, GrammarState
 from dendrite_core.text.tokenizer import Tokenizer
@@ -38,7 +41,8 @@ class Record:
     """What the engine knows of a branch beyond its tokens.
 
     `kind` is prompt, completion or fork. `completion` is where its own output begins. `pinned_until` is in
-    seconds of the monotonic clock. `constraint` is what its own output had to keep to.
+    seconds of the monotonic clock. `constraint` is what its own output had to keep to. `cached` and
+    `fork_us` are `BranchInfo`'s.
     """
 
     kind: str
@@ -47,6 +51,8 @@ class Record:
     sequence: Sequence | None = None
     pinned_until: float | None = None
     constraint: Constraint | None = None
+    cached: int = 0
+    fork_us: float | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
@@ -59,6 +65,8 @@ class BranchBook:
         self.config = config
         self._boot = secrets.token_hex(3)
         self._pins: list[tuple[float, int]] = []
+        self.watches = Watches(cache, self.name)
+        self.watch, self.unwatch = self.watches.open, self.watches.close
 
     # Names.
 
@@ -117,6 +125,7 @@ class BranchBook:
             branch = self.cache.fork(parent, shared)
             branch.extend(self._after_parent(branch, request))
         self._hold(branch, Record("prompt", len(branch)))
+        self.watches.changed(branch)
         return branch, shared
 
     def _constrain(self, branch: Branch, stream: Stream) -> None:
@@ -201,9 +210,13 @@ class BranchBook:
         branches = self.cache.fork_many(prompt.branch, request.n)
         fork_us = (time.perf_counter_ns() - begin) / 1e3
         priority, arrival, _ = prompt.order
+        origin = self._record(prompt.branch)
+        origin.cached = prompt.cached or 0
         for index, branch in enumerate(branches):
-            constraint = self._record(prompt.branch).constraint
-            self._hold(branch, Record("completion", len(branch), constraint=constraint))
+            record = Record("completion", len(branch), None, None, None, origin.constraint)
+            record.cached, record.fork_us = branch.kv_length, fork_us
+            self._hold(branch, record)
+            self.watches.changed(branch)
             job.children.append(self._sequence(job, branch, (priority, arrival, index), prompt.seed, 0))
         self.end(prompt, None)
         parent = prompt.branch.parent
@@ -226,6 +239,7 @@ class BranchBook:
         record.sequence = None
         record.finish_reason = finish_reason
         self._unhold(sequence.branch)
+        self.watches.changed(sequence.branch)
 
     # What callers may ask of branches.
 
@@ -233,9 +247,13 @@ class BranchBook:
         """Idle children of a branch. Raises `BranchNotFound`, `RequestError`."""
         parent = self.find(name, "branch_id")
         at = self._fork_point(parent, offset, continues=False)
+        begin = time.perf_counter_ns()
         children = [self.cache.fork(parent, at) for _ in range(count)]
+        fork_us = (time.perf_counter_ns() - begin) / 1e3
         for child in children:
-            child.record = Record("fork", len(child))
+            child.record = Record("fork", len(child), cached=child.kv_length, fork_us=fork_us)
+            self.watches.changed(child)
+        self.watches.changed(parent)
         return [self.name(child) for child in children]
 
     def describe(self, name: str) -> BranchInfo:
@@ -264,6 +282,7 @@ class BranchBook:
             if record.pinned_until is not None:
                 heapq.heappush(self._pins, (record.pinned_until, branch.id))
         record.metadata |= metadata or {}
+        self.watches.changed(branch)
         return self._info(branch)
 
     def expire_pins(self) -> None:
@@ -273,6 +292,7 @@ class BranchBook:
             branch = self.cache.lookup(id)
             if branch is not None and self._record(branch).pinned_until == until:
                 branch.pinned, self._record(branch).pinned_until = False, None
+                self.watches.changed(branch)
 
     def yield_pin(self) -> bool:
         """Unpin the branch that was used longest ago, for want of pages; whether there was one."""
@@ -281,6 +301,7 @@ class BranchBook:
             return False
         branch = min(pinned, key=lambda branch: branch.last_used)
         branch.pinned, self._record(branch).pinned_until = False, None
+        self.watches.changed(branch)
         return True
 
     def subtree(self, name: str, prune: bool) -> list[Branch]:
@@ -307,14 +328,21 @@ class BranchBook:
             self.cache.release(branch)
             if parent is not None and not parent.children and self.is_prompt(parent):
                 self.cache.drop(parent, discard=True)
+            if parent is not None and self.cache.lookup(parent.id) is not None:
+                self.watches.changed(parent)
         return names
 
     def is_prompt(self, branch: Branch) -> bool:
         """Whether a branch is what a request added to its parent, rather than what was generated."""
         return self._record(branch).kind == "prompt"
 
-    def _info(self, branch: Branch) -> BranchInfo:
+    def news(self, watch: Watch) -> News:
+        """What a watcher has not been told yet."""
+        return watch.take(lambda branch: self._info(branch, with_text=False))
+
+    def _info(self, branch: Branch, with_text: bool = True) -> BranchInfo:
         record = self._record(branch)
+        shared, owned = count_pages(branch, self.cache)
         return BranchInfo(
             branch_id=self.name(branch),
             tree_id=self.tree_name(branch),
@@ -324,13 +352,20 @@ class BranchBook:
             length=len(branch),
             own_tokens=len(branch.own),
             kv_tokens=branch.kv_length,
+            pages_shared=shared,
+            pages_owned=owned,
+            cached_tokens=record.cached,
+            fork_us=record.fork_us,
             running=record.sequence is not None,
             pinned=branch.pinned,
             pinned_for=record.pinned_until and max(0.0, record.pinned_until - time.monotonic()),
             finish_reason=record.finish_reason,
-            text=self.tokenizer.decode(branch.own, skip_special_tokens=record.kind != "prompt"),
+            text=self._text(branch, record) if with_text else "",
             metadata=dict(record.metadata),
         )
+
+    def _text(self, branch: Branch, record: Record) -> str:
+        return self.tokenizer.decode(branch.own, skip_special_tokens=record.kind != "prompt")
 
     def _record(self, branch: Branch) -> Record:
         """Also of a released branch that lives on as the past of its children."""

@@ -11,7 +11,7 @@ import gc
 import itertools
 import logging
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from importlib.resources import files
 from typing import Any
@@ -22,6 +22,7 @@ from dendrite_core.engine.completion import Completion, collect
 from dendrite_core.engine.loop import Command
 from dendrite_core.engine.messages import BranchInfo, EngineStats, Request
 from dendrite_core.engine.stream import Stream
+from dendrite_core.engine.watching.watch import News, Watch
 from dendrite_core.errors import EngineClosed, QueueFull, RequestError
 from dendrite_core.params import SamplingParams
 from dendrite_core.text.chat_template import ChatTemplate
@@ -143,9 +144,26 @@ class Engine:
         """All branches of a tree, parents before children."""
         return self._call("describe_tree", tree_id)
 
+    def watch(self, wake: Callable[[], None]) -> Future[Watch]:
+        """Watch every branch: `wake`, called on the engine's thread, says that there is `news`."""
+        return self._call("watch", wake)
+
+    def news(self, watch: Watch) -> Future[News]:
+        """What changed since this was asked last; at first, all branches."""
+        return self._call("news", watch)
+
+    def unwatch(self, watch: Watch) -> Future[None]:
+        """Stop watching."""
+        return self._call("unwatch", watch)
+
     def stats(self) -> Future[EngineStats]:
         """Counters and gauges."""
         return self._call("stats")
+
+    @property
+    def alive(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread.is_alive()
 
     @property
     def in_flight(self) -> int:

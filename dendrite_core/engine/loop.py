@@ -95,6 +95,7 @@ class EngineLoop:
                 log.exception("a fault outside any sequence; all that is in flight ends")
                 self._give_up(SequenceFailed(f"internal error: {error}"))
         self._give_up(SequenceFailed("the engine was closed"))
+        self.book.watches.wake()
 
     def _give_up(self, error: Exception) -> None:
         """End every request, also one whose own state is what is broken: no reader may wait forever."""
@@ -216,6 +217,7 @@ class EngineLoop:
         self.counters.steps += 1
         self.scheduler.commit(step, scores)
         self._emit(step, sampled)
+        self.book.watches.grown(step.rows)
 
     def _fail_step(self, step: Step, error: Exception) -> None:
         log.exception("a step failed; its %d sequences end, the engine goes on", len(step.rows))

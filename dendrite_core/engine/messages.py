@@ -113,7 +113,9 @@ class BranchInfo:
 
     `kind` is `prompt` (what a request added to its parent), `completion` (what was generated after it), or
     `fork` (made by itself, with nothing in it yet).
-    `pinned_for` is in seconds, None without an end.
+    `pinned_for` is in seconds, None without an end. `pages_shared` of its pages other branches hold too,
+    `pages_owned` it holds alone. `cached_tokens` of its past were not computed when it was made, and
+    `fork_us` is how long forking it (with the siblings of its request) took, None for a new conversation.
     """
 
     branch_id: str
@@ -124,6 +126,10 @@ class BranchInfo:
     length: int
     own_tokens: int
     kv_tokens: int
+    pages_shared: int
+    pages_owned: int
+    cached_tokens: int
+    fork_us: float | None
     running: bool
     pinned: bool
     pinned_for: float | None

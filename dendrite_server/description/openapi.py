@@ -163,7 +163,19 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/v1/branches/{branch_id}/children"): Operation(
         summary="The branches forked from it.", answer="List", query=_PAGE
     ),
-    ("GET", "/v1/trees/{tree_id}"): Operation(summary="All branches of a tree.", answer="TreeOfBranches"),
+    ("GET", "/v1/trees"): Operation(summary="The trees there are.", answer="List", query=_PAGE),
+    ("GET", "/v1/trees/events"): Operation(
+        summary="Events of the list of trees.", answer="", media=(EVENTS,)
+    ),
+    ("GET", "/v1/trees/{tree_id}"): Operation(
+        summary="All branches of a tree, or a drawing of it.",
+        answer="TreeOfBranches",
+        query={"format": word("json", "mermaid", "dot", "svg")},
+        media=(JSON, "text/vnd.mermaid", "text/vnd.graphviz", "image/svg+xml"),
+    ),
+    ("GET", "/v1/trees/{tree_id}/events"): Operation(
+        summary="Events of a tree as it grows.", answer="", media=(EVENTS,)
+    ),
     ("POST", "/v1/search"): Operation(
         summary="Search the tree of what could be said.",
         body=SEARCH,

@@ -1,4 +1,4 @@
-"""`/v1/branches/{id}` and `/v1/trees/{id}`: looking at the tree, holding parts of it, giving them back."""
+"""`/v1/branches/{id}`: looking at a branch, holding it, giving it back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from dendrite_core.engine.engine import Engine
-from dendrite_core.engine.messages import BranchInfo
 from dendrite_core.errors import BranchNotFound
 from dendrite_server.endpoints.generation import json_response, read_request
 from dendrite_server.protocol.fields import Fields, invalid, wrong_type
@@ -19,6 +18,7 @@ from dendrite_server.protocol.identity import as_branch_id
 from dendrite_server.protocol.response import Body, encode_json
 from dendrite_server.responses.paging import read_page, read_query
 from dendrite_server.service import service_of
+from dendrite_server.trees.body import branch_body
 
 T = TypeVar("T")
 
@@ -79,33 +79,6 @@ async def delete_branch(request: Request) -> Response:
     return json_response({"id": name, "object": "branch.deleted", "deleted": True, "released": freed})
 
 
-async def get_tree(request: Request) -> Response:
-    """All branches of a tree, every one after its parent."""
-    name = request.path_params["tree_id"]
-    branches = await _answer(service_of(request).engine.describe_tree(name))
-    return json_response({"id": name, "object": "tree", "branches": [branch_body(one) for one in branches]})
-
-
-def branch_body(info: BranchInfo) -> Body:
-    return {
-        "id": info.branch_id,
-        "object": "branch",
-        "kind": info.kind,
-        "tree_id": info.tree_id,
-        "parent_id": info.parent_id,
-        "children": list(info.children),
-        "pinned": info.pinned,
-        "pinned_for": None if info.pinned_for is None else round(info.pinned_for, 3),
-        "status": "running" if info.running else "idle",
-        "finish_reason": info.finish_reason,
-        "tokens": info.length,
-        "own_tokens": info.own_tokens,
-        "kv_tokens": info.kv_tokens,
-        "text": info.text,
-        "metadata": dict(info.metadata),
-    }
-
-
 def _branch_id(request: Request) -> str:
     return as_branch_id(request.path_params["branch_id"], "branch_id")
 
@@ -119,5 +92,4 @@ routes = [
     Route("/v1/branches/{branch_id}/children", list_children, methods=["GET"]),
     Route("/v1/branches/{branch_id}", update_branch, methods=["POST"]),
     Route("/v1/branches/{branch_id}", delete_branch, methods=["DELETE"]),
-    Route("/v1/trees/{tree_id}", get_tree, methods=["GET"]),
 ]

@@ -13,7 +13,7 @@ from dendrite_server.endpoints.generation import json_response, read_as, read_re
 from dendrite_server.protocol.response import Body, encode_json
 from dendrite_server.protocol.stream import DONE
 from dendrite_server.search.request import SearchRequest, parse_chat_search, parse_search
-from dendrite_server.search.running import Running, Searches
+from dendrite_server.search.running import Running, Searches, note_scores
 from dendrite_server.service import Service, service_of
 from dendrite_server.transport import EventStream, unless_gone
 
@@ -45,7 +45,10 @@ async def _running(request: Request, asked: SearchRequest) -> Running:
         await service.prepare(params)
     backend = EngineBackend(service.engine, namespace=asked.namespace, priority=asked.priority)
     plan = asked.plan
-    search = Search(backend, asked.prompt, plan.method, budget=plan.budget, seed=plan.seed, keep=True)
+    noted, budget = note_scores(service.engine), plan.budget
+    search = Search(
+        backend, asked.prompt, plan.method, budget=budget, seed=plan.seed, keep=True, on_event=noted
+    )
     running = Running(search, plan, model, service.fingerprint)
     searches_of(request).add(running)
     return running

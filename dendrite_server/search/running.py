@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from dendrite_core.engine.engine import Engine
 from dendrite_core.errors import DendriteError
 from dendrite_core.search import Event, Result, Search
 from dendrite_server.errors import NotFound, error_body, report
@@ -138,6 +139,21 @@ class Running:
         if result is None or tree is None or result.best is None:
             return "length"
         return "stop" if result.solved or tree.branches[result.best].finished else "length"
+
+
+def note_scores(engine: Engine) -> Callable[[Event], None]:
+    """Puts what a search thinks of a branch into the branch's metadata, for everybody who looks at it."""
+
+    def hear(event: Event) -> None:
+        if event.kind not in ("scored", "solved"):
+            return
+        for view in event.branches:
+            if view.branch_id is not None and view.score is not None:
+                notes = {"score": view.score, "visits": view.visits, "solved": view.status == "solved"}
+                # Of a branch that is pruned meanwhile nothing is to be noted.
+                engine.update(view.branch_id, metadata=notes)
+
+    return hear
 
 
 def _without_tree(result: Result) -> dict[str, Any]:

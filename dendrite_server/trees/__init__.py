@@ -1,0 +1,1 @@
+"""Trees as others see them: as JSON, as pictures, and as events while they change."""
