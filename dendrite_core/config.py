@@ -64,7 +64,7 @@ class EngineConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What is known once the weights are loaded: bytes are per page of KV and free for KV."""
+    """What is known once the weights are loaded: bytes are per page of KV, and free for KV after all else."""
 
     device: str
     dtype: str
@@ -139,7 +139,7 @@ def resolve(asked: EngineConfig, facts: Facts) -> ResolvedConfig:
         bytes_per_page=facts.bytes_per_page,
         max_model_len=max_model_len,
         max_rows=asked.max_rows,
-        max_batch_tokens=asked.max_batch_tokens or (512 if facts.device == "cpu" else 8192),
+        max_batch_tokens=batch_tokens(asked, facts.device),
         max_waiting=asked.max_waiting,
         max_children=asked.max_children,
         max_branches=asked.max_branches,
@@ -150,12 +150,24 @@ def resolve(asked: EngineConfig, facts: Facts) -> ResolvedConfig:
     )
 
 
+def batch_tokens(asked: EngineConfig, device: str) -> int:
+    """The most new tokens of one step."""
+    return asked.max_batch_tokens or (512 if device == "cpu" else 8192)
+
+
 def _pages_for(asked: EngineConfig, facts: Facts) -> int:
-    free = asked.kv_cache_bytes or facts.free_bytes or DEFAULT_CPU_KV_BYTES
+    measured = DEFAULT_CPU_KV_BYTES if facts.free_bytes is None else facts.free_bytes
+    free = asked.kv_cache_bytes or measured
     pages = free // facts.bytes_per_page
     if pages < 2:
+        remedy = "give a larger kv_cache_bytes"
+        if facts.free_bytes is not None and not asked.kv_cache_bytes:
+            remedy = (
+                f"raise gpu_memory_utilization (now {asked.gpu_memory_utilization:g}), "
+                "lower max_batch_tokens (--max-num-batched-tokens) or max_rows (--max-num-seqs)"
+            )
         raise ModelLoadError(
-            f"{free / 2**20:.0f} MiB for KV holds {pages} pages of {facts.bytes_per_page / 2**20:.2f} MiB; "
-            "a larger kv_cache_bytes or a smaller model is needed"
+            f"{max(free, 0) / 2**20:.0f} MiB are left for KV, which holds {max(pages, 0)} pages of "
+            f"{facts.bytes_per_page / 2**20:.2f} MiB; {remedy}, or take a smaller model"
         )
     return int(pages)

@@ -25,6 +25,9 @@ from dendrite_core.config import ResolvedConfig
 
 by_order = attrgetter("order")
 
+SCORED_AT_ONCE = 512
+"""Prompt tokens of one step that are scored: each takes a row of logits, half a megabyte at 128k ids."""
+
 HasRoom = Callable[[Sequence, int, dict[Sequence, int]], bool]
 
 
@@ -62,6 +65,7 @@ class Scheduler:
         self.preemptions = 0
         self.prefill_tokens = 0
         self._waiting: list[tuple[Order, Sequence]] = []
+        self._scorable = SCORED_AT_ONCE
         self._topology = 0
         self._versions = 0
         self._lcp: list[int] = []
@@ -126,16 +130,17 @@ class Scheduler:
     def _grant_running(self, has_room: HasRoom) -> dict[Sequence, int] | None:
         """Tokens for running sequences, as far as they go; None when one finds no room and still runs."""
         granted: dict[Sequence, int] = {}
-        budget = self.max_tokens
+        budget, self._scorable = self.max_tokens, SCORED_AT_ONCE
         for sequence in sorted(self.running, key=decoding_first):
             if not sequence.running or budget == 0:
                 continue
-            new = min(sequence.pending, self._share(budget, bool(self._waiting)))
+            new = self._at_most(sequence, self._share(budget, bool(self._waiting)))
             if not new:
                 continue
             if has_room(sequence, new, granted):
                 granted[sequence] = new
                 budget -= new
+                self._scorable -= new * sequence.wants_scores
             elif sequence.running:
                 return None
         return granted
@@ -143,6 +148,10 @@ class Scheduler:
     def _has_room(self, sequence: Sequence, new: int, granted: dict[Sequence, int]) -> bool:
         """Reserve pages for `new` tokens after those being computed; False if that takes preempting."""
         return self.cache.reserve(sequence.branch, sequence.computing + new)
+
+    def _at_most(self, sequence: Sequence, share: int) -> int:
+        """Tokens a sequence takes of its share of a step."""
+        return min(sequence.pending, share, self._scorable if sequence.wants_scores else share)
 
     def _share(self, budget: int, others: bool) -> int:
         """Tokens one sequence may take: half of what is left while others wait, so that none waits long."""
@@ -178,10 +187,11 @@ class Scheduler:
             if sequence.wants_scores:
                 # Logits exist only where KV is computed, so cached KV of unscored tokens is of no use.
                 self.cache.forget(sequence.branch, len(sequence.scored))
-            new = min(sequence.pending, self._share(budget, len(self._waiting) > 1))
-            if not self.cache.reserve(sequence.branch, new):
+            new = self._at_most(sequence, self._share(budget, len(self._waiting) > 1))
+            if not new or not self.cache.reserve(sequence.branch, new):
                 self.cache.stop(sequence.branch)
                 return
+            self._scorable -= new * sequence.wants_scores
             heapq.heappop(self._waiting)
             sequence.table = table
             if sequence.cached is None:

@@ -5,16 +5,19 @@ The one place where the torch-free half and the arithmetic half are put together
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from dendrite_core.batching.scheduler import Scheduler
 from dendrite_core.cache.tree import TreeCache
-from dendrite_core.config import EngineConfig, Facts, ResolvedConfig, resolve
+from dendrite_core.config import EngineConfig, Facts, ResolvedConfig, batch_tokens, resolve
 from dendrite_core.engine.branches import BranchBook
 from dendrite_core.engine.loop import EngineLoop
-from dendrite_core.errors import RequestError
+from dendrite_core.engine.measures.memory import Limits, free_for_pages
+from dendrite_core.errors import ModelLoadError, RequestError
 from dendrite_core.forward.kv_store import bytes_per_page
 from dendrite_core.forward.runner import build_runner
 from dendrite_core.models.loading import LoadedModel, load_model
@@ -43,28 +46,47 @@ def assemble(asked: EngineConfig) -> Parts:
         torch.set_num_threads(asked.threads)
     device = asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = _dtype(asked.dtype, device)
-    model = load_model(
-        asked.model, dtype, device, max_length=asked.max_model_len, measured=not asked.deterministic
-    )
-    config = resolve(asked, _facts(asked, model, dtype, device))
+    with _fitting(asked.model, "take a smaller model or dtype"):
+        model = load_model(
+            asked.model, dtype, device, max_length=asked.max_model_len, measured=not asked.deterministic
+        )
+    sampler = _sampler(model.config.vocab_size, device)
+    with _fitting("the largest step", "lower max_batch_tokens (--max-num-batched-tokens)"):
+        config = resolve(asked, _facts(asked, model, sampler, dtype, device))
     tokenizer, chat_template = _text(model)
     cache = TreeCache(config.num_pages, config.page_size, config.max_branches)
-    loop = EngineLoop(
-        BranchBook(cache, tokenizer, config),
-        Scheduler(cache, config),
-        build_runner(
+    with _fitting(f"KV of {config.num_pages} pages", "lower num_pages or kv_cache_bytes"):
+        runner = build_runner(
             model,
             config.num_pages,
             config.page_size,
             canaries=config.canaries,
             deterministic=config.deterministic,
             attention_backend=config.attention_backend,
-        ),
-        _sampler(config.vocab_size, device),
+        )
+        runner.prepare()
+    loop = EngineLoop(
+        BranchBook(cache, tokenizer, config),
+        Scheduler(cache, config),
+        runner,
+        sampler,
         GrammarCompiler(tokenizer, config.vocab_size),
         overlap=config.overlap,
     )
     return Parts(config, tokenizer, chat_template, loop)
+
+
+@contextmanager
+def _fitting(what: str, remedy: str) -> Iterator[None]:
+    """Say what did not fit into the device's memory, and what to change."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        free, total = torch.cuda.mem_get_info()
+        room = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB are free"
+        raise ModelLoadError(
+            f"{what} do not fit on {torch.cuda.get_device_name()}: {room}; {remedy}"
+        ) from error
 
 
 def _dtype(asked: str | None, device: str) -> torch.dtype:
@@ -80,12 +102,16 @@ def _text(model: LoadedModel) -> tuple[Tokenizer, ChatTemplate]:
     return Tokenizer.from_pretrained(model.folder), ChatTemplate.from_pretrained(model.folder)
 
 
-def _facts(asked: EngineConfig, model: LoadedModel, dtype: torch.dtype, device: str) -> Facts:
+def _facts(
+    asked: EngineConfig, model: LoadedModel, sampler: Sampler, dtype: torch.dtype, device: str
+) -> Facts:
     shape = model.config
     free = None
     if device != "cpu":
-        available, total = torch.cuda.mem_get_info(device)
-        free = available - int(total * (1.0 - asked.gpu_memory_utilization))
+        limits = Limits(
+            page_size=asked.page_size, max_rows=asked.max_rows, max_tokens=batch_tokens(asked, device)
+        )
+        free = free_for_pages(model, sampler, limits, asked.gpu_memory_utilization)
     return Facts(
         device=device,
         dtype=str(dtype).removeprefix("torch."),

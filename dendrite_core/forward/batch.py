@@ -27,9 +27,9 @@ class ForwardBatch:
     @classmethod
     def build(cls, batch: Batch, device: torch.device) -> ForwardBatch:
         total = len(batch.token_ids)
-        buffer = torch.tensor(batch.token_ids + batch.positions + batch.slots + batch.logits_at)
-        if device.type != "cpu":
-            buffer = buffer.to(device, non_blocking=True)
+        integers = batch.token_ids + batch.positions + batch.slots + batch.logits_at
+        # From pageable memory the copy would wait for all that is queued on the device.
+        buffer = torch.tensor(integers, pin_memory=device.type == "cuda").to(device, non_blocking=True)
         token_ids, positions, slots, logits_at = torch.split_with_sizes(
             buffer, (total, total, total, len(batch.logits_at))
         )

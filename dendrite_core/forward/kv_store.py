@@ -96,7 +96,7 @@ class KVStore:
         """Copy source to destination pages in every layer; sources are read before anything is written."""
         if not pairs:
             return
-        index = torch.tensor(pairs, device=self.device)
+        index = torch.tensor(pairs, pin_memory=self.device.type == "cuda").to(self.device, non_blocking=True)
         self._paged.index_copy_(2, index[:, 1], self._paged.index_select(2, index[:, 0]))
 
     def check_canaries(self) -> None:

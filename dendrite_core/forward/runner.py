@@ -31,6 +31,9 @@ class Runner:
         self.attend: Attend = attention if isinstance(attention, FusedAttend) else attention.attend
         self.threads = Threads(torch.get_num_threads() if store.device.type == "cpu" else 1)
 
+    def prepare(self, *, largest: bool = False) -> None:
+        """Do at start what the first steps would otherwise wait for, or only the `largest` part of it."""
+
     @torch.inference_mode()
     def run(self, batch: Batch, tokens: Tensor | None = None) -> Tensor:
         """Float32 logits `[len(batch.logits_at), vocab]`.

@@ -9,8 +9,11 @@ copy of a few integers to the device and one replay.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -26,15 +29,28 @@ from dendrite_core.forward.runner import Runner
 from dendrite_core.models.decoder import Decoder
 from dendrite_core.models.loading import LoadedModel
 
+log = logging.getLogger("dendrite.engine")
+
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 _SPARE_PAGES = 16
 _STAGES = 4
+
+
+_Key = tuple[int, bool, bool, int, bool]
+"""Tokens; whether the plan has narrow items, wide ones; how many slots a query has at most; any at all."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Graph:
     graph: torch.cuda.CUDAGraph
     logits: Tensor
+
+
+class _Lent:
+    """A tensor's memory without holding it: graphs of one pool may then all put their results there."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.__cuda_array_interface__ = tensor.__cuda_array_interface__
 
 
 class _Inputs:
@@ -83,7 +99,7 @@ class CudaRunner(Runner):
         )
         self.static = DevicePlan(self.capacity, shape.heads, shape.head_dim, store.device)
         self.inputs = {rows: _Inputs(rows, store.device) for rows in BUCKETS if rows <= max_rows}
-        self.graphs: dict[tuple[int, bool, bool, int, bool], _Graph] = {}
+        self.graphs: dict[_Key, _Graph] = {}
         self.pool = torch.cuda.graph_pool_handle()
         self.plans = 0
         self._planned = -1
@@ -102,6 +118,30 @@ class CudaRunner(Runner):
             return self._replay(batch, tokens)
         self._planned = -1
         return self._eager(batch, tokens)
+
+    @torch.inference_mode()
+    def prepare(self, *, largest: bool = False) -> None:
+        """Capture the graphs that decoding asks for, or only the `largest` one, whose memory all share."""
+        started, plan = time.perf_counter(), self.static
+        for bucket, wide, slots in self._expected():
+            plan.has_narrow, plan.has_wide, plan.most_slots, plan.merges = True, wide, slots, slots > 0
+            inputs = self.inputs[bucket]
+            inputs.places.fill_(-1)
+            self.graphs[self._key(bucket)] = self._capture(inputs)
+            if largest:
+                return
+        seconds = time.perf_counter() - started
+        log.info(
+            "captured %d graphs for steps of up to %d tokens in %.1f s", len(self.graphs), bucket, seconds
+        )
+
+    def _expected(self) -> Iterator[tuple[int, bool, int]]:
+        """(bucket, whether there are wide items, slots of a query), largest first."""
+        for bucket in reversed(self.inputs):
+            tiles = self.tree.tiles(bucket)
+            if tiles.wide and bucket > tiles.per_tile(tiles.narrow):
+                yield from product([bucket], [True], [64, 16, 1])
+            yield from product([bucket], [False], [64, 16, 1, 0])
 
     def _eager(self, batch: Batch, tokens: Tensor | None) -> Tensor:
         forward = ForwardBatch.build(batch, self.device)
@@ -123,16 +163,20 @@ class CudaRunner(Runner):
         inputs.load(columns, rows, batch.kv_lengths[0] - self._length)
         if tokens is not None:
             feed(inputs.tokens, batch, tokens)
-        plan = self.static
-        many = (plan.most_slots > 4) + (plan.most_slots > 32)
-        key = (bucket, plan.has_narrow, plan.has_wide, many, plan.merges)
+        key = self._key(bucket)
         if key not in self.graphs:
             self.graphs[key] = self._capture(inputs)
         found = self.graphs[key]
         found.graph.replay()
         if batch.logits_at == list(range(rows)):
             return found.logits[:rows]
-        return found.logits[batch.logits_at]
+        wanted = torch.tensor(batch.logits_at, pin_memory=True).to(self.device, non_blocking=True)
+        return found.logits.index_select(0, wanted)
+
+    def _key(self, bucket: int) -> _Key:
+        plan = self.static
+        many = (plan.most_slots > 4) + (plan.most_slots > 32)
+        return (bucket, plan.has_narrow, plan.has_wide, many, plan.merges)
 
     def _capture(self, inputs: _Inputs) -> _Graph:
         """Record the step. It runs twice on the way, which writes the same K and V to the same places."""
@@ -144,7 +188,7 @@ class CudaRunner(Runner):
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool, stream=stream):
             logits = self._step(inputs)
-        return _Graph(graph, logits)
+        return _Graph(graph, torch.as_tensor(_Lent(logits), device=self.device))
 
     def _step(self, inputs: _Inputs) -> Tensor:
         self.static.pages.index_copy_(0, inputs.page_at.long(), inputs.page)
