@@ -62,6 +62,7 @@ class Turned:
         self.loop: EngineLoop = parts.loop
         self.cache = parts.loop.book.cache
         self.requests: list[Seen] = []
+        self.live: list[Seen] = []
 
     @property
     def busy(self) -> bool:
@@ -76,6 +77,7 @@ class Turned:
             request, stream, None, None, [[] for _ in none], ["" for _ in none], [*none], [[] for _ in none]
         )
         self.requests.append(seen)
+        self.live.append(seen)
         self.loop.inbox.put(stream)
         return seen
 
@@ -86,11 +88,12 @@ class Turned:
 
     def turn(self) -> None:
         self.loop.step()
-        for seen in self.requests:
+        for seen in self.live:
             if seen.prompt is None and seen.stream in self.loop.jobs:
                 seen.prompt = self.loop.jobs[seen.stream].prompt.branch.tokens()
             while seen.stream._messages:
                 seen.take(seen.stream._messages.popleft())
+        self.live = [seen for seen in self.live if not seen.ended]
 
     def finish(self) -> None:
         while self.busy:
@@ -113,7 +116,7 @@ class Explorer(Turned):
     def explore(self, operations: int, at_once: int = 12) -> None:
         chosen = self.rng.choices(list(self.operations), list(self.operations.values()), k=operations)
         for operation in chosen:
-            if sum(not seen.ended for seen in self.requests) < at_once or operation == self.wait:
+            if len(self.live) < at_once or operation == self.wait:
                 operation()
             if self.busy:
                 self.turn()
@@ -150,8 +153,8 @@ class Explorer(Turned):
             self._noted(self.command("fork", name, self.rng.randint(1, 3), None))
 
     def abort(self) -> None:
-        if live := [seen for seen in self.requests if not seen.ended]:
-            self.command("abort", self.rng.choice(live).stream)
+        if self.live:
+            self.command("abort", self.rng.choice(self.live).stream)
 
     def release(self) -> None:
         if name := self._any():
