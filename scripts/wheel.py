@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("dendrite_core", "dendrite_server")
 PUZZLE = {"messages": [{"role": "user", "content": "Solve 24: 4 9 10 13"}], "temperature": 0, "n": 2}
-LIBRARY = "from dendrite_core import Engine; e = Engine.from_pretrained(); print(e.generate('', n=2).usage)"
+LIBRARY = "from dendrite_core import Engine; print(Engine.from_pretrained().generate('Hello').usage)"
 
 
 def missing(wheel: Path) -> list[str]:
@@ -35,7 +35,9 @@ def install(wheel: Path, folder: Path) -> Path:
     """An environment with the wheel and what it asks for; its folder of programs."""
     venv.create(folder, with_pip=True)
     pip = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--constraint", str(ROOT / "constraints.txt"), str(wheel)], check=True)
+    command = [*pip, "--constraint", str(ROOT / "constraints.txt"), str(wheel)]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     return folder / "bin"
 
 
