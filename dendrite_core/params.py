@@ -1,7 +1,8 @@
 """What one request asks of the sampler: `SamplingParams`, validated where it is built.
 
 Names and ranges are OpenAI's, and vLLM's for the extensions (`top_k`, `min_p`, `repetition_penalty`,
-`min_tokens`, `ignore_eos`, `stop_token_ids`, `include_stop_str_in_output`, `skip_special_tokens`).
+`min_tokens`, `ignore_eos`, `stop_token_ids`, `include_stop_str_in_output`, `skip_special_tokens`,
+`allowed_token_ids`, `bad_words`).
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class SamplingParams:
     `temperature` 0 is greedy. `top_k=None` and `max_tokens=None` mean no limit of that kind (the
     context length always holds); `max_tokens=0` computes the prompt and keeps no token. `logprobs=None`
     reports none, `logprobs=k` the chosen token's and the k best; `prompt_logprobs` the same of the
-    prompt's own tokens. `seed=None` draws a fresh seed per request. Raises `RequestError` naming the field.
+    prompt's own tokens. `seed=None` draws a fresh seed per request. With `allowed_token_ids` nothing but
+    those tokens is drawn; `bad_words` are not said in the tokens that they are encoded to, by themselves
+    or after a space. Raises `RequestError` naming the field.
 
     >>> SamplingParams(temperature=0, max_tokens=16).greedy
     True
@@ -57,6 +60,8 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    allowed_token_ids: tuple[int, ...] | None = None
+    bad_words: tuple[str, ...] = ()
     seed: int | None = None
     max_tokens: int | None = None
     min_tokens: int = 0
@@ -87,6 +92,10 @@ class SamplingParams:
             raise RequestError(f"at most {MAX_STOP_STRINGS} stop strings are allowed", param="stop")
         if any(not text for text in self.stop):
             raise RequestError("a stop string must not be empty", param="stop")
+        if self.allowed_token_ids is not None and not self.allowed_token_ids:
+            raise RequestError("allowed_token_ids must not be empty", param="allowed_token_ids")
+        if any(not word.strip() for word in self.bad_words):
+            raise RequestError("a bad word must not be empty", param="bad_words")
         for token_id, bias in self.logit_bias.items():
             if token_id < 0:
                 raise RequestError("logit_bias keys must be token ids", param="logit_bias")
@@ -95,6 +104,11 @@ class SamplingParams:
     @property
     def greedy(self) -> bool:
         return self.temperature == 0.0
+
+    @property
+    def forbids(self) -> bool:
+        """Whether a token can be ruled out however likely it is."""
+        return self.allowed_token_ids is not None or bool(self.bad_words)
 
     @property
     def has_penalties(self) -> bool:

@@ -93,8 +93,7 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _request_id(scope)
-        scope["dendrite.request_id"] = request_id
+        scope["dendrite.request_id"] = _request_id(scope)
         started = False
 
         async def send_with_id(message: Message) -> None:
@@ -102,7 +101,8 @@ class Envelope:
             if message["type"] == "http.response.start":
                 started = True
                 headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = request_id
+                # A body may have named the request after this saw it.
+                headers["x-request-id"] = scope["dendrite.request_id"]
                 if ignored := scope.get("dendrite.ignored"):
                     headers["warnings"] = _warning(ignored)
             await send(message)
@@ -112,7 +112,7 @@ class Envelope:
         except (ClientGone, ClientDisconnect):
             return
         except Exception as error:
-            report(error, request_id)
+            report(error, scope["dendrite.request_id"])
             if not started:
                 await error_response(error)(scope, receive, send_with_id)
 

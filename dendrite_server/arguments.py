@@ -123,6 +123,11 @@ def _add_http_options(group: argparse._ArgumentGroup) -> None:
         help="of requests: a 400, or a log line and a header",
     )
     add("--tool-call-parser", choices=list(FORMATS), help="how it calls tools (default: by its template)")
+    add(
+        "--trust-request-chat-template",
+        action="store_true",
+        help="let requests bring chat templates, which can take any time",
+    )
     add("--log-level", default="warning", choices=["debug", "info", "warning", "error"], help="what to log")
     add("--access-log", action="store_true", help="log every request")
 
@@ -169,5 +174,6 @@ def server_config(arguments: argparse.Namespace) -> ServerConfig:
         store_bytes=arguments.store_size,
         store_path=arguments.store_path,
         tool_call_parser=arguments.tool_call_parser,
+        trust_request_chat_template=arguments.trust_request_chat_template,
         unknown_fields=arguments.unknown_fields,
     )

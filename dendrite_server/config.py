@@ -16,7 +16,8 @@ class ServerConfig:
     and `store_bytes` bound what is kept of responses, of conversations and of stored chat completions each;
     with `store_path`, a file, it is there again after a restart. `unknown_fields` of requests are refused
     ("refuse"), or left out and named in a `warnings` header ("warn"). `tool_call_parser` names how the model
-    writes tool calls; None reads it off its chat template.
+    writes tool calls; None reads it off its chat template. `trust_request_chat_template` lets requests bring
+    their own: whoever may send one can make the server compute for as long as they like.
     """
 
     host: str = "127.0.0.1"
@@ -32,3 +33,4 @@ class ServerConfig:
     store_path: str | None = None
     unknown_fields: Literal["refuse", "warn"] = "refuse"
     tool_call_parser: str | None = None
+    trust_request_chat_template: bool = False

@@ -46,6 +46,7 @@ class Service:
             vocab_size=engine.config.vocab_size,
             max_branches=engine.config.max_children,
             dialect=self.dialect,
+            trusts_templates=config.trust_request_chat_template,
         )
         self.feed = Feed(engine)
         self.draining = False

@@ -7,9 +7,10 @@ from its SDK. Only vLLM's names and the remarks are written here.
 
 from __future__ import annotations
 
+import json
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ include_reasoning max_completion_tokens media_io_kwargs messages mm_processor_kw
 reasoning_effort return_prompt_text tool_choice tools top_logprobs
 """
 # Of older versions, which scripts still send.
-_GUIDED = "guided_choice guided_grammar guided_json guided_regex"
+_GUIDED = """
+guided_choice guided_decoding_backend guided_grammar guided_json guided_regex guided_whitespace_pattern
+"""
 
 _REQUESTS, _ANSWERS = "tests/server/test_request.py", "tests/server/test_responses_request.py"
 _DOC = "tests/server/test_compatibility_doc.py"
@@ -54,6 +57,7 @@ class Surface:
     taken: Mapping[str, Any]
     harmless: Mapping[str, Any]
     refused: Mapping[str, str]
+    neutral: Mapping[str, Any] = field(default_factory=dict)
     tests: Mapping[str, str]
 
 
@@ -71,6 +75,7 @@ SURFACES = (
         taken=CHAT_BODY,
         harmless=chat.HARMLESS,
         refused=chat.CHAT_UNSUPPORTED,
+        neutral=chat.NEUTRAL,
         tests={
             "honoured": f"{_REQUESTS}::test_chat_field_is_honoured",
             "no effect": f"{_REQUESTS}::test_harmless_field_changes_nothing_but_its_type_is_checked",
@@ -84,6 +89,7 @@ SURFACES = (
         taken=COMPLETION_BODY,
         harmless=chat.HARMLESS,
         refused=chat.COMPLETION_UNSUPPORTED,
+        neutral=chat.NEUTRAL,
         tests={
             "honoured": f"{_DOC}::test_completion_field_is_honoured",
             "no effect": f"{_REQUESTS}::test_harmless_field_changes_nothing_but_its_type_is_checked",
@@ -126,6 +132,11 @@ BEHAVIOUR = {
     "stream_options": "tests/server/test_stream.py::test_the_order_of_a_chat_stream",
 }
 REMARKS = {
+    "chat_template": "Only where the server was started with `--trust-request-chat-template`.",
+    "documents": "Where the model's chat template shows them, else refused.",
+    "bad_words": "In the tokens they are encoded to, alone or after a space.",
+    "function_call": "As before there were tools; the answer then has `function_call` too.",
+    "functions": "As before there were tools; at most one is called.",
     "logprobs": "Of the raw distribution, before temperature and penalties.",
     "max_tokens": "Completions also take 0: the prompt is computed and scored, nothing is generated.",
     "messages": "Text and text parts; `[]` together with `parent_id` goes on mid-turn.",
@@ -133,9 +144,12 @@ REMARKS = {
     "model": "Any of the served names; it is echoed. Left out: the first one.",
     "n": "The prompt is computed once; children are forks of it.",
     "prompt_logprobs": "Not streamed.",
+    "reasoning_effort": "Where the model's chat template knows it, else refused.",
+    "request_id": "It comes back as `x-request-id`.",
     "seed": "A choice's draws depend on the seed and its place in the request, never on the batch.",
     "stop": "Up to 16 texts.",
     "top_k": "-1 and 0 are no limit, as at vLLM.",
+    "truncate_prompt_tokens": "Not together with `parent_id`.",
     "truncation": "Only `disabled`.",
     "verbosity": "Only `medium`.",
 }
@@ -166,10 +180,18 @@ def _section(surface: Surface) -> Iterator[str]:
     for name in sorted(surface.openai | surface.vllm | surface.taken.keys()):
         effect = effect_of(surface, name)
         theirs = [("yes" if name in one else "") for one in (surface.openai, surface.vllm)]
-        remark = REMARKS.get(name, "") if effect == "honoured" else surface.refused.get(name, "")
+        remark = REMARKS.get(name, "") if effect == "honoured" else _reason(surface, name)
         cells = [f"`{name}`", *theirs, effect, remark, f"`{evidence(surface, name)}`"]
         yield f"| {' | '.join(cells)} |"
     yield ""
+
+
+def _reason(surface: Surface, name: str) -> str:
+    """Why it is refused, and which value of it is not."""
+    reason = surface.refused.get(name, "")
+    if reason and surface.neutral and name in surface.neutral:
+        return f"Only `{json.dumps(surface.neutral[name])}`. {reason}"
+    return reason
 
 
 def effect_of(surface: Surface, name: str) -> str:

@@ -21,7 +21,7 @@ class Draw(NamedTuple):
     one prompt). `seed`, `stream` and `position` key the random number: the request's seed, the branch's
     ordinal in it, and the absolute position of the token drawn. `prompt` and `output` are the token ids
     so far, present only when `params.has_penalties`. `banned` are ids that must not be drawn now (end of
-    sequence before `min_tokens`).
+    sequence before `min_tokens`, the last token of a bad word).
     """
 
     logits_row: int

@@ -272,7 +272,7 @@ class Scheduler:
             sequence.drawing += 1
             sequence.draw_at = len(batch.draws)
         split = sequence.prompt_length
-        banned = sequence.end_ids if length < split + params.min_tokens else ()
+        banned = sequence.banned(length)
         prompt, output = sequence.history[:split], sequence.history[split:]
         for stream in range(sequence.stream, sequence.stream + max(1, sequence.children)):
             draw = Draw(row, params, sequence.seed, stream, length, prompt, output, banned)

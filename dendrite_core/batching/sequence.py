@@ -21,7 +21,8 @@ class Sequence:
     child's index within its request; with `seed` and a position it keys every random number. `owner` is
     whoever wants the tokens, of no meaning here. `cached` is the KV found when it first started to run,
     which was at `admitted` (seconds of the monotonic clock); `scored` the (logprob, best ones) of the
-    prompt's tokens from the second on, when asked for. `grammar` is where it stands in what constrains it.
+    prompt's tokens from the second on, when asked for. `grammar` is where it stands in what constrains it,
+    `bad_words` the token sequences that it may not complete.
 
     A step may be scheduled before the tokens of the one before are known. `longest` is the length at which
     the sequence ends at the latest. `computing` tokens of it are in steps whose KV is not committed yet,
@@ -30,6 +31,7 @@ class Sequence:
 
     __slots__ = (
         "admitted",
+        "bad_words",
         "branch",
         "cached",
         "children",
@@ -64,6 +66,7 @@ class Sequence:
         stream: int = 0,
         children: int = 0,
         grammar: GrammarState | None = None,
+        bad_words: tuple[tuple[int, ...], ...] = (),
     ) -> None:
         self.branch = branch
         self.params = params
@@ -76,6 +79,7 @@ class Sequence:
         self.stream = stream
         self.children = children
         self.grammar = grammar
+        self.bad_words = bad_words
         self.cached: int | None = None
         self.admitted = 0.0
         self.scored: list[tuple[float, list[tuple[int, float]]]] = []
@@ -93,7 +97,20 @@ class Sequence:
     @property
     def needs_tokens(self) -> bool:
         """Whether what comes after a step depends on which tokens it drew, and not only on how many."""
-        return self.children > 0 or self.grammar is not None or self.params.has_penalties
+        return bool(
+            self.children > 0 or self.grammar is not None or self.params.has_penalties or self.bad_words
+        )
+
+    def banned(self, length: int) -> tuple[int, ...]:
+        """Ids that may not be drawn at `length`: ends before `min_tokens`, what would complete a bad word."""
+        split = self.prompt_length
+        ends = self.end_ids if length < split + self.params.min_tokens else ()
+        if not self.bad_words:
+            return ends
+        longest = max(map(len, self.bad_words))
+        said = self.branch.tokens(max(split, length - longest + 1), length)
+        begun = [w[-1] for w in self.bad_words if len(w) == 1 or tuple(said[1 - len(w) :]) == w[:-1]]
+        return (*ends, *begun)
 
     @property
     def wants_scores(self) -> bool:

@@ -25,6 +25,7 @@ from dendrite_core.engine.watching.pages import count_pages
 from dendrite_core.engine.watching.watch import News, Watch
 from dendrite_core.engine.watching.watches import Watches
 from dendrite_core.errors import BranchNotFound, ContextLengthExceeded, RequestError
+from dendrite_core.params import SamplingParams
 from dendrite_core.text.grammar import Grammar, GrammarState
 from dendrite_core.text.tokenizer import Tokenizer
 
@@ -199,9 +200,15 @@ class BranchBook:
             stream=order[2],
             children=children,
             grammar=self._grammar_state(branch) if children else _forked(job.prompt.grammar),
+            bad_words=self._bad_words(params) if children else job.prompt.bad_words,
         )
         self._record(branch).sequence = sequence
         return sequence
+
+    def _bad_words(self, params: SamplingParams) -> tuple[tuple[int, ...], ...]:
+        """How each bad word is written in tokens: as it stands, and after a space."""
+        texts = [text for word in params.bad_words for text in (word, " " + word.lstrip())]
+        return tuple(dict.fromkeys(tuple(self.tokenizer.encode(text)) for text in texts))
 
     def fork_children(self, job: Job) -> Started:
         """Give the computed prompt its children: one call into the tree, whatever the prompt's length."""

@@ -252,17 +252,21 @@ class Engine:
         )
 
     def encode_chat(
-        self, messages: list[Message], *, continues: bool, **template: Any
+        self, messages: list[Message], *, continues: bool, chat_template: str | None = None, **template: Any
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """(prompt, joint) token ids of messages: a whole conversation, or what follows a branch."""
+        """(prompt, joint) token ids of messages: a whole conversation, or what follows a branch.
+
+        `chat_template` is used instead of the model's own; it runs in the same sandbox, but may run forever.
+        """
         if continues and not messages:
             return (), ()
+        ours = self.chat_template if chat_template is None else self.chat_template.replaced_by(chat_template)
         if continues:
-            joint, text = self.chat_template.render_after(messages, **template)
+            joint, text = ours.render_after(messages, **template)
             return tuple(self.tokenizer.encode(text, special=True)), tuple(
                 self.tokenizer.encode(joint, special=True)
             )
-        text = self.chat_template.render(messages, **template)
+        text = ours.render(messages, **template)
         return tuple(self.tokenizer.encode(text, special=True)), ()
 
     def _request(
@@ -298,6 +302,9 @@ class Engine:
             raise RequestError(f"token ids must be in [0, {vocab})", param="prompt")
         if any(token >= vocab for token in request.params.logit_bias):
             raise RequestError(f"logit_bias keys must be token ids below {vocab}", param="logit_bias")
+        allowed = request.params.allowed_token_ids or ()
+        if any(not 0 <= token < vocab for token in allowed):
+            raise RequestError(f"allowed_token_ids must be in [0, {vocab})", param="allowed_token_ids")
 
     def _call(self, verb: str, *arguments: Any) -> Future[Any]:
         future: Future[Any] = Future()

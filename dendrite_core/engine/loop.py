@@ -29,8 +29,9 @@ from dendrite_core.engine.measures.engine import Counters, engine_stats
 from dendrite_core.engine.measures.requests import RequestMeasures
 from dendrite_core.engine.messages import EngineStats, Progress, TokenLogprob
 from dendrite_core.engine.stream import Message, Stream, deliver
-from dendrite_core.errors import ContextLengthExceeded, DendriteError, SequenceFailed
+from dendrite_core.errors import ContextLengthExceeded, DendriteError, RequestError, SequenceFailed
 from dendrite_core.forward.runner import Runner
+from dendrite_core.params import SamplingParams
 from dendrite_core.sampling.logprobs import Logprobed, score
 from dendrite_core.sampling.penalties import TokenMasks
 from dendrite_core.sampling.sampler import Drawn, Sampled, Sampler
@@ -247,7 +248,7 @@ class EngineLoop:
                 continue  # It ended while this step was in flight.
             fault = next((sampled.faults[i] for i in drawn if i in sampled.faults), None)
             if fault is not None:
-                self._fail([job], SequenceFailed(fault))
+                self._fail([job], _nothing_left(job.stream.request.params, fault))
             else:
                 self._take(job, sequence, sampled, drawn)
         for job in self._jobs_of(step.drawers):
@@ -298,12 +299,14 @@ class EngineLoop:
     def _constrain(self, job: Job, child: Sequence, token: int) -> None:
         """Move on in the grammar, and take at once what can only follow one way: one forward pass for all.
 
-        Forced tokens have no logprobs, so where those are asked for every token is drawn.
+        Forced tokens have no logprobs and nobody asks whether they are allowed, so where that matters every
+        token is drawn.
         """
         grammar, choice = child.grammar, job.choices[child.stream]
         assert grammar is not None
         grammar.accept(token)
-        for forced in grammar.forced_tokens() if child.params.logprobs is None else ():
+        params = child.params
+        for forced in () if params.forbids or params.logprobs is not None else grammar.forced_tokens():
             if not grammar.accept(forced):
                 break
             child.append(forced)
@@ -403,3 +406,11 @@ class EngineLoop:
         """The jobs of rows that have not ended."""
         jobs = {sequence.owner: None for sequence in rows}
         return [job for job in jobs if isinstance(job, Job) and job.stream in self.jobs]
+
+def _nothing_left(params: SamplingParams, fault: str) -> Exception:
+    """Why nothing could be drawn: the request contradicts itself, or else the model is at fault."""
+    if not params.forbids and params.grammar is None:
+        return SequenceFailed(fault)
+    param = params.grammar.param if params.grammar else "bad_words"
+    reason = "no token is left that may be drawn: what the request allows and forbids leaves none"
+    return RequestError(reason, param="allowed_token_ids" if params.allowed_token_ids else param)

@@ -1,4 +1,4 @@
-"""What changes logits before anything is drawn: logit_bias, penalties, banned ids, grammar masks.
+"""What changes logits before anything is drawn: logit_bias, penalties, allowed and banned ids, grammar masks.
 
 In vLLM's order: bias, then repetition, frequency and presence, then everything that forbids. All rows that
 need a change share a handful of indexed operations; the other rows are not touched.
@@ -38,7 +38,8 @@ def adjusted(
     biased = [row for row, draw in enumerate(draws) if draw.params.logit_bias]
     penalised = [row for row, draw in enumerate(draws) if draw.params.has_penalties]
     banned = [row for row, draw in enumerate(draws) if draw.banned]
-    if not (biased or penalised or banned or masks):
+    limited = limited_rows(draws)
+    if not (biased or penalised or banned or limited or masks):
         return logits
     logits = logits.clone() if out is None else out.copy_(logits)
     if biased:
@@ -46,6 +47,8 @@ def adjusted(
     if penalised:
         _repetition(logits, draws, penalised)
         _frequency_and_presence(logits, draws, penalised)
+    if limited:
+        keep_only(logits, draws, limited)
     if banned:
         _ban(logits, draws, banned)
     if masks is not None:
@@ -93,6 +96,20 @@ def _counts_output(draw: Draw) -> bool:
     return draw.params.frequency_penalty != 0.0 or draw.params.presence_penalty != 0.0
 
 
+def limited_rows(draws: Sequence[Draw]) -> list[int]:
+    """The draws that may only be of certain tokens."""
+    return [row for row, draw in enumerate(draws) if draw.params.allowed_token_ids is not None]
+
+
+def keep_only(logits: Tensor, draws: Sequence[Draw], rows: Sequence[int]) -> None:
+    """Forbid what `allowed_token_ids` do not have, in place. logits: [D, V]"""
+    at = _flat(logits, rows, [_array(draws[row].params.allowed_token_ids or ()) for row in rows])
+    entries = logits.view(-1)
+    kept = entries[at]
+    logits[torch.tensor(rows, device=logits.device)] = -torch.inf
+    entries[at] = kept
+
+
 def _ban(logits: Tensor, draws: Sequence[Draw], rows: Sequence[int]) -> None:
     at = _flat(logits, rows, [_array(draws[row].banned) for row in rows])
     logits.view(-1)[at] = -torch.inf
@@ -134,7 +151,7 @@ def _spread(values: Sequence[float], ids: Sequence[Ints]) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What `adjusted` does at single places of the logits `[D, V]`, one entry per place; masks aside.
+    """What `adjusted` does at single places of the logits `[D, V]`, but for masks and limits.
 
     places: `[N]` in the flattened logits. values: `[4, N]`: what is added (logit_bias), the factor of
     repetition, what is then taken off (frequency and presence), and 1 where the token is banned.

@@ -1,8 +1,8 @@
 """`Sampler`: one step's logits to one token per draw.
 
-Order: logit_bias, penalties, banned ids and grammar masks (on float32 logits), temperature, top_k, top_p,
-min_p, then an inverse-CDF draw with one counter-based number per draw, or the greatest when greedy. What a
-draw gives depends on its own row and parameters only, never on the batch it is in.
+Order: logit_bias, penalties, allowed and banned ids, grammar masks (on float32 logits), temperature, top_k,
+top_p, min_p, then an inverse-CDF draw with one counter-based number per draw, or the greatest when greedy.
+What a draw gives depends on its own row and parameters only, never on the batch it is in.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """`CudaSampler`: the `Sampler` in a handful of launches; nothing is awaited until tokens are read.
 
-    change, alter       only where a draw has a grammar, a bias, penalties or bans, or shares its logits
+    change, alter       only where a draw has a grammar, a bias, penalties or bans, or shares its logits;
+                        what `allowed_token_ids` leave out goes by torch's own operators
     block_sums          greatest logit and sum of weights per block of the vocabulary
     find_cuts, again    only where a draw has top_k, top_p or min_p
     choose              the token, by one number per (seed, stream, position)
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from dendrite_core.batching.batch import Draw
 from dendrite_core.params import SamplingParams
-from dendrite_core.sampling.penalties import TokenMasks, changes
+from dendrite_core.sampling.penalties import TokenMasks, changes, keep_only, limited_rows
 from dendrite_core.sampling.sampler import GREEDY_BELOW, Sampler
 from dendrite_core.sampling.seeding import uniforms
 from dendrite_core.sampling.transfers import send, upload
@@ -100,8 +101,8 @@ class CudaSampler(Sampler):
     def _own(self, logits: Tensor, draws: Sequence[Draw], masks: TokenMasks | None) -> Tensor:
         """Every draw's own logits, `logits` itself in the usual case, else a copy. [R, V] -> [D, V]"""
         rows, width = [draw.logits_row for draw in draws], self.vocab_size
-        changed = changes(draws, width)
-        if masks is None and changed is None and rows == list(range(len(logits))):
+        changed, limited = changes(draws, width), limited_rows(draws)
+        if masks is None and changed is None and not limited and rows == list(range(len(logits))):
             return logits
         own = self._scratch(0, len(draws))
         sources = upload(rows, torch.int32, self.device)
@@ -119,4 +120,6 @@ class CudaSampler(Sampler):
             self.kernel.alter[(-(-len(places) // _PLACES),)](
                 own, places, values, len(places), _PLACES, num_warps=4
             )
+        if limited:
+            keep_only(own, draws, limited)
         return own

@@ -57,6 +57,13 @@ class ChatTemplate:
         names = files.special_token_names(folder)
         return cls(files.chat_templates(folder), names, files.eos_texts(folder))
 
+    def replaced_by(self, text: str) -> ChatTemplate:
+        """Another template for the same model. Raises `RequestError` for one that is no jinja."""
+        try:
+            return ChatTemplate({"default": text}, self._special_tokens, self._end_markers)
+        except ModelLoadError as error:
+            raise RequestError(str(error), param="chat_template") from error
+
     @property
     def exists(self) -> bool:
         return bool(self._templates)

@@ -29,24 +29,37 @@ _LIMITS = LLParserLimits(
     max_grammar_size=200_000, max_lexer_states=100_000, step_max_items=20_000, verbose_errors=False
 )
 
+# llguidance takes a whole slice of the vocabulary at once where all of it fits, and else tries every token
+# (1 ms at 128k). Its own slices begin at ten characters: a string with fewer to go never took one whole.
+_IN_A_STRING = r'[^"\\\x00-\x1F\x7F]'
+_SLICES = [*(f"{_IN_A_STRING}{{1,{most}}}" for most in (*range(1, 13), 16, 30)), f"{_IN_A_STRING}+"]
+
 Bits = NDArray[np.int32]
 
 
 class GrammarCompiler:
-    """Grammars over one tokenizer. Any thread may compile; what was compiled lately is kept."""
+    """Grammars over one tokenizer. Any thread may compile; what was compiled lately is kept.
+
+    Different grammars compile side by side; of two calls with the same one the second waits for the first.
+    """
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
         self.vocab_size = vocab_size
         self._tokenizer = tokenizer
         self._lock = threading.Lock()
+        self._loading = threading.Lock()
         self._guide: LLTokenizer | None = None
         self._executor: LLExecutor | None = None
-        self._compile = lru_cache(_COMPILED)(self._compile_new)
+        self._kept = lru_cache(_COMPILED)(_Compiled)
 
     def compile(self, spec: GrammarSpec) -> Grammar:
         """The grammar of a spec. Raises `RequestError` with llguidance's words, naming `spec.param`."""
         with self._lock:
-            return self._compile(spec)
+            kept = self._kept(spec)
+        with kept.lock:
+            if kept.grammar is None:
+                kept.grammar = self._compile(spec)
+            return kept.grammar
 
     def masks(self, states: Sequence[GrammarState | None]) -> tuple[Bits, list[int | None]]:
         """What each state allows: bits [M, ceil(V / 32)], a row per distinct state, and each state's row.
@@ -81,7 +94,7 @@ class GrammarCompiler:
                 bits[row] = 0
         return bits
 
-    def _compile_new(self, spec: GrammarSpec) -> Grammar:
+    def _compile(self, spec: GrammarSpec) -> Grammar:
         guide = self._load()
         tokenizer = self._tokenizer
         try:
@@ -104,20 +117,32 @@ class GrammarCompiler:
 
     def _load(self) -> LLTokenizer:
         # On first use: at a vocabulary of 128k this takes seconds, and most servers never need it.
-        if self._guide is None:
-            tokenizer, ends = self._tokenizer, list(self._tokenizer.eos_ids)
-            source = tokenizer.to_json() if ends else _with_an_end(tokenizer)
-            # Without an end token llguidance would take token 0 for it: give it one beyond all others.
-            size = max(self.vocab_size, tokenizer.vocab_size + (not ends))
-            self._guide = LLTokenizer(source, n_vocab=size, eos_token=ends or tokenizer.vocab_size)
-            self._executor = LLExecutor()
-        return self._guide
+        with self._loading:
+            if self._guide is None:
+                tokenizer, ends = self._tokenizer, list(self._tokenizer.eos_ids)
+                source = tokenizer.to_json() if ends else _with_an_end(tokenizer)
+                # Without an end token llguidance would take token 0 for it: give it one beyond all others.
+                size = max(self.vocab_size, tokenizer.vocab_size + (not ends))
+                end = ends or tokenizer.vocab_size
+                self._executor = LLExecutor()
+                self._guide = LLTokenizer(source, n_vocab=size, eos_token=end, slices=_SLICES)
+            return self._guide
 
 
 def _with_an_end(tokenizer: Tokenizer) -> str:
     ended = tokenizers.Tokenizer.from_str(tokenizer.to_json())
     ended.add_special_tokens(["<|end of a text without end|>"])
     return str(ended.to_str())
+
+
+class _Compiled:
+    """What became of one spec: no grammar until somebody, holding the lock, has compiled it."""
+
+    __slots__ = ("grammar", "lock")
+
+    def __init__(self, spec: GrammarSpec) -> None:
+        self.lock = threading.Lock()
+        self.grammar: Grammar | None = None
 
 
 class Grammar:

@@ -105,7 +105,11 @@ class Tokenizer:
 
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of a raw prompt, special tokens parsed and framed as the model was trained to see it."""
-        return [*self.prompt_prefix, *self.encode(text, special=True), *self.prompt_suffix]
+        return list(self.framed(self.encode(text, special=True)))
+
+    def framed(self, ids: Iterable[int]) -> tuple[int, ...]:
+        """A raw prompt's ids with what the model wants around them."""
+        return (*self.prompt_prefix, *ids, *self.prompt_suffix)
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """The text of `ids`; bytes that are no UTF-8 become U+FFFD."""

@@ -40,6 +40,8 @@ def word(*allowed: str) -> Schema:
 
 
 SAMPLING: Table = {
+    "allowed_token_ids": list_of(FROM_ZERO, minItems=1),
+    "bad_words": list_of(STOP_TEXT),
     "frequency_penalty": PENALTY,
     "ignore_eos": BOOLEAN,
     "include_stop_str_in_output": BOOLEAN,
@@ -65,12 +67,18 @@ CONSTRAINTS: Table = {
     "guided_grammar": STOP_TEXT,
     "guided_json": SCHEMA,
     "guided_regex": STOP_TEXT,
+    "guided_whitespace_pattern": {**STRING, "description": "Between the parts of a JSON answer."},
     "response_format": {
         "type": "object",
         "required": ["type"],
         "properties": {"type": word("text", "json_object", "json_schema", "structural_tag")},
     },
     "structured_outputs": {"type": "object", "description": "One of json, regex, choice, grammar, ..."},
+}
+PROMPT: Table = {
+    "add_special_tokens": BOOLEAN,
+    "truncate_prompt_tokens": {**INTEGER, "minimum": -1, "description": "-1 is as many as fit."},
+    "truncation_side": word("left", "right"),
 }
 TREE: Table = {
     "cache_salt": {**STOP_TEXT, "description": "Requests with different salts share nothing."},
@@ -81,6 +89,7 @@ TREE: Table = {
     "parent_offset": {**FROM_ZERO, "description": "Keep only that many of the parent's own tokens."},
     "priority": {**INTEGER, "description": "Smaller runs earlier."},
     "prompt_logprobs": TOP,
+    "request_id": {**STRING, "pattern": r"^[A-Za-z0-9_.:-]{1,128}$"},
     "return_token_ids": BOOLEAN,
     "stream": BOOLEAN,
     "stream_options": {
@@ -90,10 +99,15 @@ TREE: Table = {
 }
 TEMPLATE: Table = {
     "add_generation_prompt": BOOLEAN,
+    "chat_template": {**STRING, "description": "Where the server trusts requests' templates."},
     "chat_template_kwargs": OBJECT,
     "continue_final_message": BOOLEAN,
+    "documents": list_of(OBJECT),
 }
 TOOLS: Table = {
+    "function_call": {"anyOf": [STRING, OBJECT], "description": "The older name of tool_choice."},
+    "functions": {**list_of(OBJECT), "description": "The older name of tools."},
+    "include_reasoning": BOOLEAN,
     "parallel_tool_calls": BOOLEAN,
     "reasoning_effort": STRING,
     "tool_choice": {"anyOf": [STRING, OBJECT]},
@@ -102,6 +116,7 @@ TOOLS: Table = {
 CHAT: Table = {
     **SAMPLING,
     **CONSTRAINTS,
+    **PROMPT,
     **TREE,
     **TEMPLATE,
     **TOOLS,
@@ -116,6 +131,7 @@ CHAT: Table = {
 COMPLETION: Table = {
     **SAMPLING,
     **CONSTRAINTS,
+    **PROMPT,
     **TREE,
     "best_of": COUNT,
     "echo": BOOLEAN,
@@ -147,6 +163,7 @@ RESPONSE: Table = {
 }
 # Taken, checked, and without effect on any answer.
 HARMLESS_SCHEMAS: Table = {
+    "guided_decoding_backend": STRING,
     "max_tool_calls": COUNT,
     "metadata": OBJECT,
     "prediction": OBJECT,
@@ -155,6 +172,7 @@ HARMLESS_SCHEMAS: Table = {
     "prompt_cache_retention": STRING,
     "safety_identifier": STRING,
     "service_tier": STRING,
+    "spaces_between_special_tokens": BOOLEAN,
     "store": BOOLEAN,
     "user": STRING,
 }
@@ -165,6 +183,7 @@ TOKENIZE: Table = {
     "model": STRING,
     "prompt": STRING,
     "return_token_strs": BOOLEAN,
+    "tools": list_of(OBJECT),
 }
 DETOKENIZE: Table = {"model": STRING, "tokens": TOKEN_IDS}
 BRANCH_UPDATE: Table = {

@@ -14,6 +14,7 @@ from dendrite_core.engine.messages import Started
 from dendrite_server.endpoints.chat import off_loop_if_long
 from dendrite_server.endpoints.generation import (
     Generation,
+    cut,
     engine_requests,
     read_as,
     read_request,
@@ -80,15 +81,13 @@ def _mean_logprob(choice: CompletionChoice) -> float:
 
 
 def _encode(service: Service, asked: CompletionRequest) -> list[tuple[int, ...]]:
-    """Texts become ids; a text that follows a parent gets no frame of a new one around it."""
     tokenizer = service.engine.tokenizer
 
     def encode(text: str) -> list[int]:
-        return (
-            tokenizer.encode_prompt(text) if asked.parent_id is None else tokenizer.encode(text, special=True)
-        )
+        return tokenizer.encode_prompt(text) if asked.framed else tokenizer.encode(text, special=True)
 
-    return [prompt if isinstance(prompt, tuple) else tuple(encode(prompt)) for prompt in asked.prompts]
+    ids = [prompt if isinstance(prompt, tuple) else tuple(encode(prompt)) for prompt in asked.prompts]
+    return [cut(service, asked, prompt) for prompt in ids]
 
 
 def _echoes(service: Service, asked: CompletionRequest, prompts: list[tuple[int, ...]]) -> list[Echo]:
@@ -97,10 +96,11 @@ def _echoes(service: Service, asked: CompletionRequest, prompts: list[tuple[int,
     skip = asked.params.skip_special_tokens
     decode = service.engine.tokenizer.decode
     shows_ids = asked.params.logprobs is not None
-    return [
-        Echo(given if isinstance(given, str) else decode(given, skip), ids if shows_ids else ())
+    texts = [
+        given if isinstance(given, str) and not asked.cut else decode(ids, skip)
         for given, ids in zip(asked.prompts, prompts, strict=True)
     ]
+    return [Echo(text, ids if shows_ids else ()) for text, ids in zip(texts, prompts, strict=True)]
 
 
 routes = [Route("/v1/completions", create_completion, methods=["POST"])]

@@ -46,6 +46,16 @@ def read_as(request: HttpRequest, body: Body, parse: Callable[[Body, Limits], T]
     return asked
 
 
+def cut(service: Service, asked: Common, prompt: tuple[int, ...]) -> tuple[int, ...]:
+    """A prompt shortened as the request wants it."""
+    if asked.cut is None:
+        return prompt
+    wanted = asked.params.max_tokens
+    room = service.engine.config.max_model_len - (1 if wanted is None else wanted)
+    most = max(1, room) if asked.cut.most is None else asked.cut.most
+    return prompt[-most:] if asked.cut.keeps_end else prompt[:most]
+
+
 def json_response(body: Body) -> Response:
     return Response(encode_json(body), media_type="application/json")
 
@@ -68,6 +78,8 @@ async def respond(
 def engine_requests(
     request: HttpRequest, asked: Common, prompts: Sequence[tuple[int, ...]], joint: tuple[int, ...] = ()
 ) -> list[Request]:
+    if asked.request_id is not None:
+        request.scope["dendrite.request_id"] = asked.request_id
     return [
         Request(
             request_id=request.scope["dendrite.request_id"],

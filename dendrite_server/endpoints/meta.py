@@ -16,8 +16,9 @@ from dendrite_server.description.openapi import document
 from dendrite_server.endpoints.generation import json_response, read_request
 from dendrite_server.protocol.fields import Fields, as_token_ids, missing
 from dendrite_server.protocol.messages import parse_messages
-from dendrite_server.protocol.request import template_kwargs
+from dendrite_server.protocol.request import chat_template, template_kwargs
 from dendrite_server.protocol.response import Body, encode_json
+from dendrite_server.protocol.tools import read_tools
 from dendrite_server.service import Service, service_of
 
 
@@ -117,14 +118,18 @@ def _tokens_of_prompt(service: Service, fields: Fields) -> list[int]:
 def _tokens_of_messages(service: Service, fields: Fields) -> list[int]:
     messages = parse_messages(fields.array("messages") or [])
     continues = fields.boolean("continue_final_message", False)
+    tools = read_tools(fields, None, service.dialect)
     ids, _ = service.engine.encode_chat(
         list(messages),
         continues=False,
         add_generation_prompt=fields.boolean("add_generation_prompt", not continues),
         continue_final_message=continues,
+        tools=list(tools.offered) or None,
+        chat_template=chat_template(fields, service.limits),
         **template_kwargs(fields),
     )
-    return list(ids)
+    framed = fields.boolean("add_special_tokens", False)
+    return list(service.engine.tokenizer.framed(ids) if framed else ids)
 
 
 async def detokenize(request: Request) -> Response:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from dendrite_core.errors import RequestError
@@ -20,7 +21,9 @@ _ANY_OBJECT = '{"type":"object"}'
 
 def read_constraint(fields: Fields) -> GrammarSpec | None:
     """Take every constraining field; None if the text is free. Raises when there is more than one."""
-    found = [*_guided(fields), *_structured(fields), *_response_format(fields)]
+    whitespace = _Whitespace(fields, "guided_whitespace_pattern")
+    found = whitespace.applied_to(list(_guided(fields)))
+    found += [*_structured(fields), *_response_format(fields)]
     if len(found) > 1:
         first, second = found[0].param, found[1].param
         raise invalid(second, f"an answer has one constraint, and '{first}' is given too.")
@@ -80,19 +83,33 @@ def _structured(fields: Fields) -> Iterator[GrammarSpec]:
     if wanted.boolean("json_object", False):
         path = wanted.path("json_object")
         found.append(GrammarSpec(kind="json_schema", source=_ANY_OBJECT, param=path))
-    _refuse_details(wanted)
+    whitespace = _Whitespace(wanted, "whitespace_pattern")
+    if wanted.boolean("disable_any_whitespace", False):
+        whitespace.path, whitespace.pattern = wanted.path("disable_any_whitespace"), whitespace.pattern or ""
+    # Another engine to fall back to, there is none.
+    wanted.boolean("disable_fallback")
+    if wanted.boolean("disable_additional_properties", False):
+        raise unsupported(wanted.path("disable_additional_properties"), "Say it in the schema.")
     wanted.finish()
     if not found:
         raise missing("structured_outputs.json")
-    yield from found
+    yield from whitespace.applied_to(found)
 
 
-def _refuse_details(wanted: Fields) -> None:
-    for name in ("disable_any_whitespace", "disable_additional_properties", "disable_fallback"):
-        if wanted.boolean(name, False) and name != "disable_fallback":
-            raise unsupported(wanted.path(name), "Say it in the schema or the grammar.")
-    if wanted.has("whitespace_pattern"):
-        raise unsupported(wanted.path("whitespace_pattern"), "Whitespace is the grammar's own.")
+class _Whitespace:
+    """What may stand between the parts of a JSON answer, a regular expression; None for the usual."""
+
+    def __init__(self, fields: Fields, name: str) -> None:
+        self.pattern = fields.string(name)
+        self.path = fields.path(name)
+
+    def applied_to(self, specs: list[GrammarSpec]) -> list[GrammarSpec]:
+        if self.pattern is None:
+            return specs
+        if not specs or any(spec.kind != "json_schema" for spec in specs):
+            raise invalid(self.path, "only of JSON can the whitespace be said.")
+        detail = {"x-guidance": {"whitespace_pattern": self.pattern}}
+        return [replace(spec, source=json.dumps({**json.loads(spec.source), **detail})) for spec in specs]
 
 
 def _json(path: str, value: Any) -> GrammarSpec:

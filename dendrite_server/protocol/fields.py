@@ -173,16 +173,23 @@ class Fields:
         if name not in self._left:
             raise missing(self.path(name))
 
-    def refuse(self, reasons: Mapping[str, str]) -> None:
-        """Refuse the fields that are known but can't be honoured here, each with its reason."""
-        for name in self._left:
-            if name in reasons:
+    def refuse(self, reasons: Mapping[str, str], neutral: Mapping[str, Any]) -> None:
+        """Refuse the fields that are known but can't be honoured here, each with its reason.
+
+        One whose value is the `neutral` one asks for nothing: it is taken out.
+        """
+        for name in [name for name in self._left if name in reasons]:
+            if name not in neutral or not _same(self.take(name), neutral[name]):
                 raise unsupported(self.path(name), reasons[name])
 
     def finish(self) -> None:
         if not self._left:
             return
         raise UnknownParameter([self.path(name) for name in self._left])
+
+
+def _same(value: Any, other: Any) -> bool:
+    return isinstance(value, bool) == isinstance(other, bool) and bool(value == other)
 
 
 def as_number(path: str, value: Any) -> float:

@@ -6,6 +6,7 @@ are known and refused with a reason; whatever is left over is unknown and refuse
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,6 +15,7 @@ from dendrite_core.params import SamplingParams
 from dendrite_server.protocol.constraints import read_constraint
 from dendrite_server.protocol.fields import (
     Fields,
+    as_object,
     as_strings,
     as_token_ids,
     invalid,
@@ -34,9 +36,11 @@ HARMLESS: dict[str, Callable[[Fields, str], object]] = {
     "prediction": Fields.object,
     "prompt_cache_key": Fields.string,
     "prompt_cache_options": Fields.object,
+    "guided_decoding_backend": Fields.string,
     "prompt_cache_retention": Fields.string,
     "safety_identifier": Fields.string,
     "service_tier": Fields.string,
+    "spaces_between_special_tokens": Fields.boolean,
     "store": Fields.boolean,
     "user": Fields.string,
 }
@@ -46,34 +50,24 @@ _BEAMS = "Beam search is not a sampling mode here: fork with 'n_branches' and ke
 _NO_TRANSFER = "KV stays where it was computed."
 # Of vLLM's requests, so that who comes from there is told what to write instead.
 _VLLM = {
-    "add_special_tokens": "Send token ids, from /tokenize with the same field.",
     "ec_transfer_params": _NO_TRANSFER,
-    "include_reasoning": "Reasoning is shown as the model writes it.",
     "kv_transfer_params": _NO_TRANSFER,
     "logprob_token_ids": "Use logprobs of the likeliest tokens.",
     "media_io_kwargs": _TEXT_ONLY,
     "mm_processor_kwargs": _TEXT_ONLY,
     "prompt_embeds": "Prompts are text or token ids.",
     "repetition_detection": "Use 'repetition_penalty' or 'stop'.",
-    "request_id": "Send it as the header 'x-request-id'.",
     "return_prompt_text": "The prompt's branch has its text: see 'tree.prompt_branch_id'.",
     "return_tokens_as_token_ids": "Use 'return_token_ids'.",
     "session_id": "Name what came before by 'parent_id'.",
-    "spaces_between_special_tokens": "Special tokens are written as they are.",
     "stream_interval": "Every step is sent as it is made.",
     "thinking_token_budget": "Use 'max_tokens', and go on from the branch.",
-    "truncation_side": "Prompts are never cut; a prompt that is too long is refused.",
     "vllm_xargs": "They are vLLM's own.",
     "watermarking": "Nothing is hidden in the text.",
 }
 _EXTENSIONS = {
-    "allowed_token_ids": "Use 'logit_bias'.",
-    "bad_words": "Use 'logit_bias'.",
-    "chat_template": "The model's own chat template is used.",
-    "documents": "Put the documents into the messages.",
     "early_stopping": _BEAMS,
     "length_penalty": _BEAMS,
-    "truncate_prompt_tokens": "Prompts are never cut; a prompt that is too long is refused.",
     "use_beam_search": _BEAMS,
     **_VLLM,
 }
@@ -82,8 +76,6 @@ CHAT_UNSUPPORTED = {
     "audio": _TEXT_ONLY,
     "best_of": "Use 'n' with 'logprobs' and choose.",
     "echo": "Only /v1/completions can echo its prompt.",
-    "function_call": "It is deprecated; use 'tools' and 'tool_choice'.",
-    "functions": "They are deprecated; use 'tools'.",
     "moderation": "This server has no moderation model.",
     "web_search_options": "This server does not search the web.",
 }
@@ -91,10 +83,23 @@ COMPLETION_UNSUPPORTED = {
     **_EXTENSIONS,
     "suffix": "This model was not trained to fill in the middle.",
 }
-
+# What clients say of those by default, and what happens anyway.
+NEUTRAL: dict[str, Any] = {
+    "best_of": 1,
+    "early_stopping": False,
+    "echo": False,
+    "length_penalty": 1.0,
+    "return_prompt_text": False,
+    "return_tokens_as_token_ids": False,
+    "stream_interval": 1,
+    "suffix": "",
+    "use_beam_search": False,
+}
 
 # Names that the engine's call into the template uses itself.
 _TEMPLATE_OWN = {"self", "messages", "tools", "continues", "add_generation_prompt", "continue_final_message"}
+_TEMPLATE_OWN |= {"chat_template"}
+_REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,11 +109,23 @@ class Limits:
     vocab_size: int
     max_branches: int
     dialect: Dialect = PLAIN
+    trusts_templates: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Leave `most` tokens of a prompt, None for what the context has room for: its end, or its beginning."""
+
+    most: int | None
+    keeps_end: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Common:
-    """What chat and completions ask alike. `parent_id` is a branch id; `model` None means the default."""
+    """What chat and completions ask alike. `parent_id` is a branch id; `model` None means the default.
+
+    `framed`: the model's own special tokens go around the prompt. `cut` shortens one that is too long.
+    """
 
     model: str | None
     params: SamplingParams
@@ -119,6 +136,9 @@ class Common:
     priority: int
     return_token_ids: bool
     prompt_logprobs: bool
+    framed: bool
+    cut: Cut | None
+    request_id: str | None
     stream: bool
     include_usage: bool
     continuous_usage: bool
@@ -130,7 +150,9 @@ class ChatRequest(Common):
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     template_kwargs: dict[str, Any] = field(default_factory=dict)
+    chat_template: str | None = None
     tool_use: ToolUse = NO_TOOLS
+    include_reasoning: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +169,7 @@ class CompletionRequest(Common):
 
 def parse_chat(data: dict[str, Any], limits: Limits) -> ChatRequest:
     fields = Fields(data)
-    fields.refuse(CHAT_UNSUPPORTED)
+    fields.refuse(CHAT_UNSUPPORTED, NEUTRAL)
     fields.require("messages")
     messages = parse_messages(fields.array("messages") or [])
     if not messages and not fields.has("parent_id"):
@@ -158,7 +180,9 @@ def parse_chat(data: dict[str, Any], limits: Limits) -> ChatRequest:
         _check_continuation(fields, messages, opens_turn)
     tool_use = read_tools(fields, read_constraint(fields), limits.dialect)
     _read_defaults(fields)
-    kwargs = {**template_kwargs(fields), **_reasoning_effort(fields, limits.dialect)}
+    kwargs = {**template_kwargs(fields), **_told_to_template(fields, limits.dialect)}
+    template = chat_template(fields, limits)
+    shows_thoughts = fields.boolean("include_reasoning", True)
     of_prompt = top_count(fields, "prompt_logprobs")
     params = read_sampling(
         fields,
@@ -171,18 +195,20 @@ def parse_chat(data: dict[str, Any], limits: Limits) -> ChatRequest:
     if tool_use.offered and limits.dialect.marks_are_special:
         params = replace(params, skip_special_tokens=False)
     return ChatRequest(
-        **_common(fields, params, limits, of_prompt),
+        **_common(fields, params, limits, of_prompt, framed=False),
         messages=messages,
         add_generation_prompt=opens_turn,
         continue_final_message=continues,
         template_kwargs=kwargs,
+        chat_template=template,
         tool_use=tool_use,
+        include_reasoning=shows_thoughts,
     )
 
 
 def parse_completion(data: dict[str, Any], limits: Limits) -> CompletionRequest:
     fields = Fields(data)
-    fields.refuse(COMPLETION_UNSUPPORTED)
+    fields.refuse(COMPLETION_UNSUPPORTED, NEUTRAL)
     prompts = _prompts(fields, limits.vocab_size)
     echo = fields.boolean("echo", False)
     if echo and fields.has("parent_id"):
@@ -198,7 +224,7 @@ def parse_completion(data: dict[str, Any], limits: Limits) -> CompletionRequest:
         grammar=read_constraint(fields),
     )
     best_of = fields.integer("best_of", low=1, high=limits.max_branches)
-    common = _common(fields, params, limits, of_prompt)
+    common = _common(fields, params, limits, of_prompt, framed=True)
     request = CompletionRequest(**common, prompts=prompts, echo=echo, best_of=best_of or common["n"])
     _check_choices(request, limits)
     return request
@@ -231,12 +257,43 @@ def template_kwargs(fields: Fields) -> dict[str, Any]:
     return kwargs
 
 
-def _reasoning_effort(fields: Fields, dialect: Dialect) -> dict[str, Any]:
-    """How much to think is the template's business, where it knows of it."""
+def chat_template(fields: Fields, limits: Limits) -> str | None:
+    """A template to use instead of the model's own: a program, for servers that trust their callers."""
+    if fields.has("chat_template") and not limits.trusts_templates:
+        raise unsupported("chat_template", "The server must be started with --trust-request-chat-template.")
+    return fields.string("chat_template")
+
+
+def _told_to_template(fields: Fields, dialect: Dialect) -> dict[str, Any]:
+    """How much to think, and documents to read, are the template's business, where it knows of them."""
     if not dialect.knows_effort and fields.has("reasoning_effort"):
         raise unsupported("reasoning_effort", "This model has no reasoning effort to choose.")
-    effort = fields.string("reasoning_effort")
-    return {} if effort is None else {"reasoning_effort": effort}
+    if not dialect.knows_documents and fields.has("documents"):
+        raise unsupported("documents", "This model's chat template shows none; put them into the messages.")
+    told = {"reasoning_effort": fields.string("reasoning_effort"), "documents": fields.array("documents")}
+    for at, one in enumerate(told["documents"] or ()):
+        as_object(f"documents[{at}]", one)
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _cut(fields: Fields) -> Cut | None:
+    """vLLM's `truncate_prompt_tokens`; -1 is as many as there is room for."""
+    most = fields.integer("truncate_prompt_tokens", low=-1)
+    side = fields.choice("truncation_side", ("left", "right"))
+    if most is None:
+        return None
+    if most == 0:
+        raise invalid("truncate_prompt_tokens", "a prompt has at least one token; -1 is as many as fit.")
+    if fields.has("parent_id"):
+        raise unsupported("truncate_prompt_tokens", "What a branch goes on from cannot be cut.")
+    return Cut(None if most == -1 else most, keeps_end=side != "right")
+
+
+def _request_id(fields: Fields) -> str | None:
+    name = fields.string("request_id")
+    if name is not None and not _REQUEST_ID.fullmatch(name):
+        raise invalid("request_id", "it must be 1 to 128 letters, digits or '_', '.', ':', '-'.")
+    return name
 
 
 def _read_defaults(fields: Fields) -> None:
@@ -249,10 +306,10 @@ def _read_defaults(fields: Fields) -> None:
 
 
 def _common(
-    fields: Fields, params: SamplingParams, limits: Limits, prompt_logprobs: int | None
+    fields: Fields, params: SamplingParams, limits: Limits, prompt_logprobs: int | None, *, framed: bool
 ) -> dict[str, Any]:
     """The fields of `Common`, and the end of the reading: harmless ones, then no others."""
-    model = fields.string("model")
+    model, cut = fields.string("model"), _cut(fields)
     n = _choices(fields, limits.max_branches)
     parent = fields.string("parent_id")
     offset = fields.integer("parent_offset", low=0)
@@ -261,6 +318,9 @@ def _common(
     salt = fields.string("cache_salt")
     if salt == "":
         raise invalid("cache_salt", "it must not be empty.")
+    asked_frame = fields.boolean("add_special_tokens")
+    if parent is not None and asked_frame:
+        raise unsupported("add_special_tokens", "Nothing goes between a branch and what follows it.")
     streaming = _streaming(fields)
     if streaming["stream"] and prompt_logprobs is not None:
         raise unsupported("prompt_logprobs", "They are not streamed; leave 'stream' away.")
@@ -274,6 +334,9 @@ def _common(
         "priority": fields.integer("priority", 0),
         "return_token_ids": fields.boolean("return_token_ids", False),
         "prompt_logprobs": prompt_logprobs is not None,
+        "framed": parent is None and (framed if asked_frame is None else asked_frame),
+        "cut": cut,
+        "request_id": _request_id(fields),
         **streaming,
     }
     for name, read in HARMLESS.items():

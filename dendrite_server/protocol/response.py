@@ -60,14 +60,14 @@ class Echo:
     ids: tuple[int, ...] = ()
 
 
-def usage_body(prompt: int, cached: int, completion: int) -> Body:
+def usage_body(prompt: int, cached: int, completion: int, reasoning: int = 0) -> Body:
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": cached, "audio_tokens": 0},
         "completion_tokens_details": {
-            "reasoning_tokens": 0,
+            "reasoning_tokens": reasoning,
             "audio_tokens": 0,
             "accepted_prediction_tokens": 0,
             "rejected_prediction_tokens": 0,
@@ -75,13 +75,14 @@ def usage_body(prompt: int, cached: int, completion: int) -> Body:
     }
 
 
-def sum_usage(parts: Iterable[Usage]) -> Body:
-    """One usage for the prompts of one request."""
+def sum_usage(parts: Iterable[Usage], reasoning: int = 0) -> Body:
+    """One usage for the prompts of one request, of whose completions `reasoning` tokens are thoughts."""
     parts = list(parts)
     return usage_body(
         sum(part.prompt_tokens for part in parts),
         sum(part.cached_tokens for part in parts),
         sum(part.completion_tokens for part in parts),
+        reasoning,
     )
 
 
@@ -126,7 +127,7 @@ def chat_completion(
     body = {
         **header.body(),
         "choices": [_chat_choice(choice, completion, token_bytes, wants, speech) for choice in choices],
-        "usage": sum_usage([completion.usage]),
+        "usage": sum_usage([completion.usage], _reasoning_tokens(completion, token_bytes, speech)),
         **trees_body([completion.started]),
     }
     if wants.prompt_logprobs:
@@ -134,15 +135,25 @@ def chat_completion(
     return body
 
 
+def _reasoning_tokens(completion: Completion, token_bytes: TokenBytes, speech: Speech) -> int:
+    found = 0
+    for choice in completion.choices:
+        if (counter := speech.thought_tokens()) is not None:
+            counter.push(map(token_bytes, choice.token_ids))
+            found += counter.count
+    return found
+
+
 def _chat_choice(
     choice: CompletionChoice, completion: Completion, token_bytes: TokenBytes, wants: Wants, speech: Speech
 ) -> Body:
     said = message_of(speech, choice.branch_id, choice.text)
+    called = "tool_calls" in said or "function_call" in said
     body: Body = {
         "index": choice.index,
         "message": {"role": "assistant", **said, "refusal": None, "annotations": []},
         "logprobs": chat_logprobs(choice.logprobs, token_bytes) if wants.logprobs else None,
-        "finish_reason": finish_reason(choice.finish_reason, "tool_calls" in said),
+        "finish_reason": finish_reason(speech, choice.finish_reason, called),
         "stop_reason": choice.stop_reason,
         "branch_id": choice.branch_id,
         "usage": choice_usage(completion.started, len(choice.token_ids)),

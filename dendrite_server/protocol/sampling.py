@@ -25,7 +25,8 @@ def read_sampling(
     grammar: GrammarSpec | None = None,
 ) -> SamplingParams:
     """Take every sampling field. Ranges that depend on one value are checked by `SamplingParams` itself."""
-    ids = fields.take("stop_token_ids")
+    ids, allowed = fields.take("stop_token_ids"), fields.take("allowed_token_ids")
+    bad_words = fields.take("bad_words")
     return SamplingParams(
         temperature=fields.number("temperature", 1.0),
         top_p=fields.number("top_p", 1.0),
@@ -35,6 +36,10 @@ def read_sampling(
         frequency_penalty=fields.number("frequency_penalty", 0.0),
         repetition_penalty=fields.number("repetition_penalty", 1.0),
         logit_bias=_logit_bias(fields, vocab_size),
+        allowed_token_ids=None
+        if allowed is None
+        else as_token_ids(fields.path("allowed_token_ids"), allowed, vocab_size),
+        bad_words=() if bad_words is None else as_strings(fields.path("bad_words"), bad_words),
         seed=fields.integer("seed"),
         max_tokens=max_tokens,
         min_tokens=fields.integer("min_tokens", 0),

@@ -29,6 +29,7 @@ from dendrite_server.protocol.response import (
     usage_body,
 )
 from dendrite_server.tools.reading import PLAIN_SPEECH, Speech
+from dendrite_server.tools.reasoning import ThoughtTokens
 from dendrite_server.tools.speech import Deltas, finish_reason
 
 DONE = b"data: [DONE]\n\n"
@@ -57,6 +58,7 @@ class Frames:
         self._started: dict[int, Started] = {}
         self._usages: list[Usage] = []
         self._completed: Counter[tuple[int, int]] = Counter()
+        self.thoughts: list[ThoughtTokens] = []
 
     def started(self, prompt: int, started: Started) -> None:
         self._started[prompt] = started
@@ -85,8 +87,11 @@ class Frames:
     def end(self) -> bytes:
         if not self._asked.include_usage:
             return DONE
-        body = encode_json({"usage": sum_usage(self._usages), **self._trees()})
+        body = encode_json({"usage": sum_usage(self._usages, self._reasoning()), **self._trees()})
         return self._head + f"],{body[1:]}\n\n".encode() + DONE
+
+    def _reasoning(self) -> int:
+        return sum(one.count for one in self.thoughts)
 
     def _trees(self) -> Body:
         return trees_body([started for _, started in sorted(self._started.items())])
@@ -97,7 +102,7 @@ class Frames:
         started = self._started.values()
         prompt = sum(one.prompt_tokens for one in started)
         cached, completed = sum(one.cached_tokens for one in started), sum(self._completed.values())
-        return {"usage": usage_body(prompt, cached, completed)}
+        return {"usage": usage_body(prompt, cached, completed, self._reasoning())}
 
 
 class ChatEncoder:
@@ -115,6 +120,8 @@ class ChatEncoder:
     def start(self, prompt: int, started: Started) -> bytes:
         self._frames.started(prompt, started)
         self._deltas = [Deltas(self._speech, branch_id) for branch_id in started.branch_ids]
+        counters = [self._speech.thought_tokens() for _ in started.branch_ids]
+        self._frames.thoughts = [counter for counter in counters if counter is not None]
         delta = {"role": "assistant", "content": "", "refusal": None}
         return b"".join(
             self._frames.chunk({**_chunk(index, delta), "branch_id": branch_id})
@@ -123,6 +130,8 @@ class ChatEncoder:
 
     def news(self, prompt: int, progress: Progress) -> bytes:
         self._frames.count(prompt, progress)
+        for delta in progress.choices if self._frames.thoughts else ():
+            self._frames.thoughts[delta.index].push(map(self._token_bytes, delta.token_ids))
         return b"".join(self._choice(delta) for delta in progress.choices)
 
     def _choice(self, delta: ChoiceDelta) -> bytes:
@@ -144,7 +153,7 @@ class ChatEncoder:
             text += self._frames.chunk(choice)
         if delta.finish_reason is None:
             return text
-        reason = finish_reason(delta.finish_reason, deltas.calls)
+        reason = finish_reason(self._speech, delta.finish_reason, deltas.calls)
         ended = {**_chunk(delta.index, {}), "finish_reason": reason}
         return text + self._frames.finish(0, delta.index, {**ended, "stop_reason": delta.stop_reason})
 

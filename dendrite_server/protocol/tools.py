@@ -2,7 +2,8 @@
 
 `tool_choice: "none"` keeps the tools from the prompt. `required` and a named function leave nothing but
 calls; `auto` is held to the schemas where a function is `strict`, where not every tool is allowed, or where
-a `response_format` describes what is said instead of calling.
+a `response_format` describes what is said instead of calling. `functions` and `function_call`, as they
+were before there were tools, are read as tools of which one is called.
 """
 
 from __future__ import annotations
@@ -28,11 +29,15 @@ _FREE_TEXT = "Together with tools the answer's format can be JSON or free."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolUse:
-    """`offered` is what the template is shown, in OpenAI's shape; empty when no tool is to be called."""
+    """`offered` is what the template is shown, in OpenAI's shape; empty when no tool is to be called.
+
+    `legacy`: they were given as `functions`, and a call is told of as `function_call`.
+    """
 
     offered: tuple[Tool, ...] = ()
     parallel: bool = True
     grammar: GrammarSpec | None = None
+    legacy: bool = False
 
     def schemas(self) -> list[GrammarSpec]:
         """Each tool's own schema, to find out which one a complaint is about."""
@@ -40,7 +45,7 @@ class ToolUse:
             GrammarSpec(
                 kind="json_schema",
                 source=json.dumps(parameters(tool["function"])),
-                param=f"tools[{at}].function.parameters",
+                param=f"functions[{at}].parameters" if self.legacy else f"tools[{at}].function.parameters",
             )
             for at, tool in enumerate(self.offered)
         ]
@@ -60,20 +65,34 @@ class _Choice:
 
 def read_tools(fields: Fields, constraint: GrammarSpec | None, dialect: Dialect) -> ToolUse:
     """Take the tool fields; the grammar is that of calls and `constraint` together."""
-    given = [_tool(tool) for tool in items(fields.path("tools"), fields.array("tools") or [])]
-    choice = _choice(fields.path("tool_choice"), fields.take("tool_choice"))
+    legacy = _is_legacy(fields)
+    names = ("functions", "function_call") if legacy else ("tools", "tool_choice")
+    tools, chosen = map(fields.path, names)
+    read = _function if legacy else _tool
+    given = [read(tool) for tool in items(tools, fields.array(names[0]) or [])]
+    asked = fields.take(names[1])
+    choice = _function_choice(chosen, asked) if legacy else _choice(chosen, asked)
     parallel = fields.boolean("parallel_tool_calls", True)
     if not given and choice is not None and choice.mode != "none":
-        raise invalid(fields.path("tool_choice"), "it is only allowed when 'tools' are specified.")
+        raise invalid(chosen, f"it is only allowed when '{tools}' are specified.")
     if not given or (choice is not None and choice.mode == "none"):
         return ToolUse(grammar=constraint)
     if dialect.calls is None:
-        raise unsupported(fields.path("tools"), _NO_FORMAT)
+        raise unsupported(tools, _NO_FORMAT)
     choice = choice or _Choice("auto")
-    callable = _callable(fields.path("tool_choice"), given, choice)
-    one = choice.single or not parallel
+    callable = _callable(chosen, given, choice, tools)
+    one = choice.single or not parallel or legacy
     grammar = _grammar(dialect.calls, callable, choice, constraint, parallel=not one)
-    return ToolUse(offered=tuple(_shown(tool) for tool in given), parallel=not one, grammar=grammar)
+    offered = tuple(_shown(tool) for tool in given)
+    return ToolUse(offered=offered, parallel=not one, grammar=grammar, legacy=legacy)
+
+
+def _is_legacy(fields: Fields) -> bool:
+    old = [name for name in ("functions", "function_call") if fields.has(name)]
+    new = [name for name in ("tools", "tool_choice") if fields.has(name)]
+    if old and new:
+        raise invalid(fields.path(old[0]), f"it is the older name, and '{new[0]}' is given too.")
+    return bool(old)
 
 
 def _grammar(
@@ -105,13 +124,13 @@ def _calls_or_json(
     return form.grammar(tools, parallel=parallel, otherwise=otherwise, param=constraint.param)
 
 
-def _callable(path: str, tools: list[Tool], choice: _Choice) -> list[Tool]:
+def _callable(path: str, tools: list[Tool], choice: _Choice, where: str) -> list[Tool]:
     if choice.names is None:
         return tools
     known = {tool["name"]: tool for tool in tools}
     for name in choice.names:
         if name not in known:
-            raise invalid(path, f"there is no function '{name}' in 'tools'.")
+            raise invalid(path, f"there is no function '{name}' in '{where}'.")
     return [known[name] for name in dict.fromkeys(choice.names)]
 
 
@@ -127,6 +146,10 @@ def _tool(tool: Fields) -> Tool:
     tool.require("function")
     function = as_object(tool.path("function"), tool.take("function"))
     tool.finish()
+    return _function(function)
+
+
+def _function(function: Fields) -> Tool:
     entry = {
         "name": _name(function),
         "description": function.string("description"),
@@ -154,6 +177,18 @@ def _parameters(function: Fields) -> Tool | None:
     if schema.get("type", "object") != "object":
         raise invalid(path, "the arguments of a function are of type 'object'.")
     return schema
+
+
+def _function_choice(path: str, choice: Any) -> _Choice | None:
+    """`function_call`: "none", "auto" or {"name": ...}."""
+    if not isinstance(choice, dict):
+        if isinstance(choice, str) and choice not in ("none", "auto"):
+            raise invalid(path, f"expected 'none', 'auto' or an object, but got '{choice}'.")
+        return _choice(path, choice)
+    fields = Fields(choice, path)
+    name = _name(fields)
+    fields.finish()
+    return _Choice("required", (name,), single=True)
 
 
 def _choice(path: str, choice: Any) -> _Choice | None:

@@ -32,10 +32,11 @@ _NEVER_SET = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """How a response stands or ended: its status, and what explains it."""
+    """How a response stands or ended: its status, and what explains it. `thought`: tokens of reasoning."""
 
     status: str
     usage: Usage | None = None
+    thought: int = 0
     incomplete: str | None = None
     error: Body | None = None
 
@@ -70,27 +71,28 @@ def response_body(base: Body, output: Sequence[Item], ending: Ending) -> Body:
         "error": ending.error,
         "incomplete_details": reason,
         "output": list(output),
-        "usage": None if ending.usage is None else usage_body(ending.usage),
+        "usage": None if ending.usage is None else usage_body(ending.usage, ending.thought),
     }
 
 
-def usage_body(usage: Usage) -> Body:
+def usage_body(usage: Usage, thought: int) -> Body:
     """What was not found in the tree is in it now, so it counts as written to the cache."""
     written = usage.prompt_tokens - usage.cached_tokens
     return {
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": written},
         "output_tokens": usage.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": thought},
         "total_tokens": usage.total_tokens,
     }
 
 
-def ending_of(finish_reason: str | None, usage: Usage) -> Ending:
+def ending_of(finish_reason: str | None, usage: Usage, thought: int = 0) -> Ending:
     """The engine's word for how it ended, in this API's."""
     if finish_reason == "length":
-        return Ending(status="incomplete", usage=usage, incomplete="max_output_tokens")
-    return Ending(status="cancelled" if finish_reason == "abort" else "completed", usage=usage)
+        return Ending(status="incomplete", usage=usage, thought=thought, incomplete="max_output_tokens")
+    status = "cancelled" if finish_reason == "abort" else "completed"
+    return Ending(status=status, usage=usage, thought=thought)
 
 
 def failure_of(error: Exception) -> Ending:

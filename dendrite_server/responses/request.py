@@ -53,6 +53,8 @@ UNSUPPORTED = {
 }
 # What the chat layer reads under the same name.
 SHARED = (
+    "allowed_token_ids",
+    "bad_words",
     "cache_salt",
     "chat_template_kwargs",
     "frequency_penalty",
@@ -60,6 +62,7 @@ SHARED = (
     "guided_grammar",
     "guided_json",
     "guided_regex",
+    "guided_whitespace_pattern",
     "ignore_eos",
     "include_stop_str_in_output",
     "logit_bias",
@@ -108,7 +111,7 @@ class ResponseRequest:
 
 def parse_response(data: Body, limits: Limits) -> ResponseRequest:
     fields = Fields(data)
-    fields.refuse(UNSUPPORTED)
+    fields.refuse(UNSUPPORTED, {})
     items = read_input(fields)
     instructions = fields.string("instructions")
     previous, conversation = read_past(fields)

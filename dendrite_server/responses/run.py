@@ -25,6 +25,7 @@ from dendrite_server.responses.tools import in_callers_words
 from dendrite_server.responses.writer import Event, Reader, Writer, event_frame
 from dendrite_server.service import Service
 from dendrite_server.tools.reading import PLAIN_SPEECH
+from dendrite_server.tools.reasoning import ThoughtTokens
 
 # More than any end-of-turn marker has.
 _TAIL = 8
@@ -81,6 +82,7 @@ class Run:
         self._told_again = False
         self._cancelled = False
         self._tail: tuple[int, ...] = ()
+        self._thought: ThoughtTokens | None = None
         self._stream: Stream | None = None
         self._frames: list[str] = []
         self._grown = asyncio.Event()
@@ -107,7 +109,8 @@ class Run:
         with in_callers_words():
             prompt, joint = await encode_messages(self._service, chat)
             await self._service.prepare(chat.params, chat.tool_use.schemas())
-            speech = speech_of(self._service, chat, prompt)
+            speech = await speech_of(self._service, chat, prompt)
+            self._thought = speech.thought_tokens()
             if speech != PLAIN_SPEECH:
                 self._reader = with_calls(speech.reading())
             self._stream = self._service.engine.submit(self._make(chat, prompt, joint))
@@ -149,7 +152,8 @@ class Run:
                 events += self._write(delta)
                 finish_reason = finish_reason or delta.finish_reason
             if progress.usage is not None:
-                events += self._writer.finish(ending_of(finish_reason, progress.usage))
+                thought = self._thought.count if self._thought else 0
+                events += self._writer.finish(ending_of(finish_reason, progress.usage, thought))
             self._record(events)
             if progress.usage is not None:
                 self._keep(started)
@@ -169,6 +173,8 @@ class Run:
 
     def _write(self, delta: ChoiceDelta) -> list[Event]:
         self._tail = (*self._tail, *delta.token_ids)[-_TAIL:]
+        if self._thought is not None:
+            self._thought.push(map(self._service.engine.tokenizer.token_bytes, delta.token_ids))
         return [event for piece in self._reader(delta) for event in self._writer.write(piece)]
 
     def _can_tell(self, error: Exception) -> bool:

@@ -22,6 +22,7 @@ class Dialect:
     marks_are_special: bool = False
     thinks: bool = False
     knows_effort: bool = False
+    knows_documents: bool = False
 
 
 PLAIN = Dialect()
@@ -35,6 +36,7 @@ def dialect_of(template: str, tokenizer: Tokenizer, parser: str | None) -> Diale
         marks_are_special=calls is not None and any(_is_special(mark, tokenizer) for mark in calls.marks),
         thinks=CLOSING in template,
         knows_effort="reasoning_effort" in template,
+        knows_documents="documents" in template,
     )
 
 

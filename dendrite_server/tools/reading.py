@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from dendrite_server.tools.events import Content, Event, Reasoning
 from dendrite_server.tools.formats import ToolFormat
 from dendrite_server.tools.parsers import Parser
-from dendrite_server.tools.reasoning import Thoughts
+from dendrite_server.tools.reasoning import Thoughts, ThoughtTokens
 
 
 class Reading:
@@ -60,17 +60,23 @@ def _thought(text: str) -> list[Event]:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speech:
     """`calls`: the format of tool calls, None when there are none to be read. `inside`: the prompt has
-    opened a thought.
+    opened a thought. Without `shows_thoughts` they are left out; `legacy` calls are `function_call`s.
     """
 
     calls: ToolFormat | None = None
     parallel: bool = True
     thinks: bool = False
     inside: bool = False
+    shows_thoughts: bool = True
+    legacy: bool = False
 
     def reading(self) -> Reading:
         parser = self.calls.parser() if self.calls else None
         return Reading(parser, Thoughts(inside=self.inside) if self.thinks else None, parallel=self.parallel)
+
+    def thought_tokens(self) -> ThoughtTokens | None:
+        """A counter for one answer's thought, where there can be one."""
+        return ThoughtTokens(inside=self.inside) if self.thinks else None
 
 
 PLAIN_SPEECH = Speech()

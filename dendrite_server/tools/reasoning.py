@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 OPENING, CLOSING = "<think>", "</think>"
 
 
@@ -61,6 +63,34 @@ class Thoughts:
             text = text.lstrip("\n")
             self._spoken = bool(text)
         return text
+
+
+class ThoughtTokens:
+    """Counts the tokens of one answer's thought, those of its marks among them, by their bytes."""
+
+    def __init__(self, *, inside: bool) -> None:
+        self.count = 0
+        self._seen = 0
+        self._inside = inside
+        self._over = False
+        self._text = b""
+
+    def push(self, pieces: Iterable[bytes]) -> None:
+        for piece in pieces:
+            if not self._over:
+                self._seen += 1
+                self._read(piece)
+
+    def _read(self, piece: bytes) -> None:
+        self._text += piece
+        if not self._inside:
+            start = self._text.lstrip()
+            self._inside = start.startswith(OPENING.encode())
+            self._over = not self._inside and not OPENING.encode().startswith(start)
+        if self._inside:
+            self.count = self._seen
+            self._over = CLOSING.encode() in self._text
+            self._text = self._text[-len(CLOSING) :]
 
 
 def _held(text: str, mark: str) -> int:

@@ -28,16 +28,20 @@ def message_of(speech: Speech, branch_id: str, text: str) -> Body:
                 calls[event.index]["function"]["arguments"] += event.fragment
     content = "".join(said)
     body: Body = {"content": None if calls and not content.strip() else content}
-    if thoughts:
+    if thoughts and speech.shows_thoughts:
         body["reasoning_content"] = body["reasoning"] = "".join(thoughts)
-    if calls:
+    if calls and speech.legacy:
+        body["function_call"] = calls[0]["function"]
+    elif calls:
         body["tool_calls"] = calls
     return body
 
 
-def finish_reason(reason: str | None, calls: bool) -> str | None:
+def finish_reason(speech: Speech, reason: str | None, calls: bool) -> str | None:
     """An answer that ended by itself with calls in it waits for their results."""
-    return "tool_calls" if calls and reason == "stop" else reason
+    if not calls or reason != "stop":
+        return reason
+    return "function_call" if speech.legacy else "tool_calls"
 
 
 class Deltas:
@@ -56,7 +60,8 @@ class Deltas:
         events = self._reading.push(text)
         if last:
             events = [*events, *self._reading.finish()]
-        return [self._delta(event) for event in events]
+        hidden = () if self._speech.shows_thoughts else (Reasoning,)
+        return [self._delta(event) for event in events if not isinstance(event, hidden)]
 
     def _delta(self, event: Event) -> Body:
         match event:
@@ -64,6 +69,10 @@ class Deltas:
                 return {"content": event.text}
             case Reasoning():
                 return {"reasoning_content": event.text, "reasoning": event.text}
+            case CallStart() if self._speech.legacy:
+                return {"function_call": {"name": event.name, "arguments": ""}}
+            case CallArguments() if self._speech.legacy:
+                return {"function_call": {"arguments": event.fragment}}
             case CallStart():
                 return {"tool_calls": [{"index": event.index, **_call(self._speech, self._branch_id, event)}]}
             case CallArguments():

@@ -42,6 +42,8 @@ def penalised(row: Row, draw: Draw) -> Row:
         row[token] -= params.frequency_penalty
     for token in set(draw.output):
         row[token] -= params.presence_penalty
+    if params.allowed_token_ids is not None:
+        row[[token for token in range(len(row)) if token not in params.allowed_token_ids]] = -np.inf
     row[list(draw.banned)] = -np.inf
     return row
 

@@ -46,7 +46,13 @@ def test_logit_bias_is_transformers() -> None:
 
 rows = st.lists(
     st.tuples(
-        tokens, tokens, small, small, st.floats(0.5, 2.0), st.dictionaries(st.integers(0, VOCAB - 1), small)
+        tokens,
+        tokens,
+        small,
+        small,
+        st.floats(0.5, 2.0),
+        st.dictionaries(st.integers(0, VOCAB - 1), small),
+        st.none() | st.lists(st.integers(0, VOCAB - 1), min_size=1),
     ),
     min_size=1,
     max_size=6,
@@ -65,8 +71,9 @@ def test_all_of_them_together_are_the_reference_row_by_row(rows: list[tuple], ba
             frequency_penalty=frequency,
             repetition_penalty=repetition,
             logit_bias=bias,
+            allowed_token_ids=allowed and tuple(allowed),
         )._replace(banned=banned if row % 2 else ())
-        for row, (prompt, output, presence, frequency, repetition, bias) in enumerate(rows)
+        for row, (prompt, output, presence, frequency, repetition, bias, allowed) in enumerate(rows)
     ]
     logits = logits_of(len(rows))
     ours = adjusted(logits, draws, None).numpy()

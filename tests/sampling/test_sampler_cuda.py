@@ -47,6 +47,7 @@ PARAMS = {
     "top_p that needs many": SamplingParams(temperature=1.5, top_p=0.999),
     "min_p": SamplingParams(min_p=0.05),
     "all": SamplingParams(temperature=1.2, top_k=50, top_p=0.8, min_p=0.01),
+    "limited": SamplingParams(allowed_token_ids=(5, 17, 70, 4000)),
     "biased": SamplingParams(logit_bias={3: 4.0, 17: -100.0, 4999: 2.0}),
     "penalised": SamplingParams(presence_penalty=0.7, frequency_penalty=0.3, repetition_penalty=1.3),
     "penalised and filtered": SamplingParams(top_p=0.7, repetition_penalty=0.8, logit_bias={5: 1.0}),

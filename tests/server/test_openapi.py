@@ -75,14 +75,20 @@ def test_every_route_is_described(server: Server) -> None:
 def test_the_fields_described_are_the_fields_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     parse, body, described, refused = PARSERS[name]
     read: set[str] = set()
-    take = Fields.take
+    take, has = Fields.take, Fields.has
 
     def watched(fields: Fields, field: str) -> Any:
         if fields.path(field) == field:
             read.add(field)
         return take(fields, field)
 
+    def asked_about(fields: Fields, field: str) -> bool:
+        if fields.path(field) == field:
+            read.add(field)
+        return has(fields, field)
+
     monkeypatch.setattr(Fields, "take", watched)
+    monkeypatch.setattr(Fields, "has", asked_about)
     parse(body, LIMITS)
     if name in ("responses", "input_tokens"):
         # The chat layer is asked in its own words, which are no fields of this API.

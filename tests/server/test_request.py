@@ -16,8 +16,10 @@ from dendrite_server.protocol.request import (
     CHAT_UNSUPPORTED,
     COMPLETION_UNSUPPORTED,
     HARMLESS,
+    NEUTRAL,
     ChatRequest,
     CompletionRequest,
+    Cut,
     Limits,
     parse_chat,
     parse_completion,
@@ -25,8 +27,8 @@ from dendrite_server.protocol.request import (
 from dendrite_server.tools.dialect import Dialect
 from dendrite_server.tools.formats import HERMES, LLAMA3_JSON, MISTRAL
 
-DIALECT = Dialect(calls=HERMES, knows_effort=True)
-LIMITS = Limits(vocab_size=320, max_branches=16, dialect=DIALECT)
+DIALECT = Dialect(calls=HERMES, knows_effort=True, knows_documents=True)
+LIMITS = Limits(vocab_size=320, max_branches=16, dialect=DIALECT, trusts_templates=True)
 USER = {"role": "user", "content": "hi"}
 TOOL: dict[str, Any] = {"type": "function", "function": {"name": "f"}}
 
@@ -43,6 +45,8 @@ def completion(**fields: Any) -> CompletionRequest:
 CHAT_HONOURED: dict[str, tuple[Any, str, Any]] = {
     "model": ("m", "model", "m"),
     "messages": ([USER], "messages", (USER,)),
+    "function_call": ({"name": "f"}, "params.grammar.kind", "lark"),
+    "functions": ([TOOL["function"]], "tool_use.offered", (TOOL,)),
     "frequency_penalty": (0.5, "params.frequency_penalty", 0.5),
     "logit_bias": ({"7": -100}, "params.logit_bias", {7: -100.0}),
     "logprobs": (True, "params.logprobs", 0),
@@ -65,13 +69,30 @@ CHAT_HONOURED: dict[str, tuple[Any, str, Any]] = {
     "top_p": (0.25, "params.top_p", 0.25),
     "verbosity": ("medium", "stream", False),
 }
-NEEDS = {
+NEEDS: dict[str, dict[str, Any]] = {
+    "function_call": {"functions": [TOOL["function"]]},
+    "guided_whitespace_pattern": {"guided_json": {"type": "null"}},
+    "truncation_side": {"truncate_prompt_tokens": 5},
     "stream_options": {"stream": True},
     "top_logprobs": {"logprobs": True},
     "tool_choice": {"tools": [TOOL]},
     "parallel_tool_calls": {"tools": [TOOL]},
 }
 CHAT_EXTENSIONS: dict[str, tuple[Any, str, Any]] = {
+    "add_special_tokens": (True, "framed", True),
+    "allowed_token_ids": ([3, 4], "params.allowed_token_ids", (3, 4)),
+    "bad_words": (["x", "y z"], "params.bad_words", ("x", "y z")),
+    "chat_template": ("{{ messages[0].content }}", "chat_template", "{{ messages[0].content }}"),
+    "documents": ([{"title": "t"}], "template_kwargs", {"documents": [{"title": "t"}]}),
+    "guided_whitespace_pattern": (
+        "",
+        "params.grammar.source",
+        '{"type": "null", "x-guidance": {"whitespace_pattern": ""}}',
+    ),
+    "include_reasoning": (False, "include_reasoning", False),
+    "request_id": ("mine-1", "request_id", "mine-1"),
+    "truncate_prompt_tokens": (5, "cut", Cut(5)),
+    "truncation_side": ("right", "cut", Cut(5, keeps_end=False)),
     "add_generation_prompt": (False, "add_generation_prompt", False),
     "cache_salt": ("tenant", "namespace", ("tenant",)),
     "chat_template_kwargs": ({"a": 1}, "template_kwargs", {"a": 1}),
@@ -131,7 +152,7 @@ def test_no_field_of_openai_is_forgotten() -> None:
     asked = openai_chat
     fields = fields_of(asked.CompletionCreateParamsNonStreaming, asked.CompletionCreateParamsStreaming)
     refused = CHAT_UNSUPPORTED.keys() & fields
-    assert fields == CHAT_HONOURED.keys() | HARMLESS.keys() | refused
+    assert fields == CHAT_HONOURED.keys() | (HARMLESS.keys() & fields) | refused
     assert not CHAT_HONOURED.keys() & refused
 
 
@@ -144,6 +165,7 @@ def test_no_field_of_legacy_completions_is_forgotten() -> None:
 
 
 HARMLESS_VALUES = {
+    "spaces_between_special_tokens": True,
     "metadata": {"a": "b"},
     "prediction": {"type": "content", "content": "x"},
     "prompt_cache_options": {"mode": "implicit"},
@@ -171,6 +193,17 @@ def test_unsupported_completion_field_is_refused_by_name(name: str) -> None:
     with pytest.raises(RequestError) as caught:
         completion(**{name: {}})
     assert (caught.value.param, caught.value.code) == (name, "unsupported_parameter")
+
+
+@pytest.mark.parametrize("name", sorted(NEUTRAL))
+def test_the_value_of_a_refused_field_that_asks_for_nothing_is_taken(name: str) -> None:
+    """Clients write their defaults out; only what would be another behaviour is refused."""
+    for refused, ask in ((CHAT_UNSUPPORTED, chat), (COMPLETION_UNSUPPORTED, completion)):
+        if name in refused:
+            assert ask(**{name: NEUTRAL[name]}) == ask()
+            other = not NEUTRAL[name] if isinstance(NEUTRAL[name], bool) else True
+            with pytest.raises(RequestError, match="Unsupported"):
+                ask(**{name: other})
 
 
 TOOL_CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -300,7 +333,7 @@ BAD_CHAT: list[tuple[dict[str, Any], str, str]] = [
     (
         {"structured_outputs": {"regex": "a", "whitespace_pattern": " "}},
         "structured_outputs.whitespace_pattern",
-        "unsupported_parameter",
+        "invalid_value",
     ),
     (
         {"structured_outputs": {"structural_tag": {"format": {}}}},
@@ -461,7 +494,14 @@ def test_escaped_surrogate_pairs_are_text() -> None:
 
 def test_what_a_template_does_not_know_is_refused_by_name() -> None:
     plain = Limits(vocab_size=320, max_branches=16)
-    for fields, param in (({"tools": [TOOL]}, "tools"), ({"reasoning_effort": "low"}, "reasoning_effort")):
+    for param, value in (
+        ("tools", [TOOL]),
+        ("functions", [TOOL["function"]]),
+        ("reasoning_effort", "low"),
+        ("documents", [{"text": "x"}]),
+        ("chat_template", "{{ messages }}"),
+    ):
+        fields = {param: value}
         with pytest.raises(RequestError) as caught:
             parse_chat({"messages": [USER], **fields}, plain)
         assert (caught.value.param, caught.value.code) == (param, "unsupported_parameter")
