@@ -16,8 +16,10 @@ QUESTIONS = {
     "idle": ("benchmarks.gpu.idle", "What share of a decode step is the GPU idle?"),
     "start": ("benchmarks.gpu.start", "How long from starting the process to the first token?"),
     "overlap": ("benchmarks.overlap", "What is gained by launching a step before the last one is read?"),
+    "constraint-overhead": ("benchmarks.constraint_overhead", "What does holding answers to a schema cost?"),
     "fork-overhead": ("benchmarks.fork", "What does a fork cost, and does it depend on the past's length?"),
     "tree-vs-linear": ("benchmarks.tree_vs_linear", "How much faster is a tree than re-prefilling branches?"),
+    "tokenizer": ("benchmarks.tokenizer", "How much faster does tiktoken encode, token for token the same?"),
     "tot": ("benchmarks.tot", "What do the searches solve at equal budgets, and what does the tree save?"),
     "vs-hf": ("benchmarks.vs_hf", "How much faster than transformers, one stream and 16 branches?"),
 }

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-_PACKAGES = ("torch", "transformers", "flashinfer-python", "triton")
+_PACKAGES = ("torch", "transformers", "flashinfer-python", "triton", "llguidance", "tiktoken", "tokenizers")
 
 Row = Mapping[str, Any]
 

@@ -120,6 +120,10 @@ def _mask(logits: Tensor, masks: TokenMasks) -> None:
     if not rows:
         return
     allowed = _unpacked(masks.bits, logits.shape[1])
+    if list(masks.row_of) == list(range(len(allowed))):
+        # The usual case, one mask for each draw: a gather and a scatter would cost more than the mask itself.
+        logits.masked_fill_(~allowed, -torch.inf)
+        return
     sources = torch.tensor([source for source in masks.row_of if source is not None])
     where = torch.tensor(rows).to(logits.device)
     logits[where] = logits[where].masked_fill_(~allowed[sources.to(allowed.device)], -torch.inf)
