@@ -27,6 +27,7 @@ class Sequence:
     A step may be scheduled before the tokens of the one before are known. `longest` is the length at which
     the sequence ends at the latest. `computing` tokens of it are in steps whose KV is not committed yet,
     and `drawing` tokens are drawn by those steps and not appended yet, the last as draw number `draw_at`.
+    What comes after a step of a sequence that `needs_tokens` depends on which tokens were drawn in it.
     """
 
     __slots__ = (
@@ -40,8 +41,11 @@ class Sequence:
         "drawing",
         "end_ids",
         "grammar",
+        "has_penalties",
         "history",
+        "is_prompt",
         "longest",
+        "needs_tokens",
         "order",
         "owner",
         "params",
@@ -50,6 +54,7 @@ class Sequence:
         "seed",
         "stream",
         "table",
+        "wants_scores",
     )
 
     def __init__(
@@ -84,8 +89,12 @@ class Sequence:
         self.admitted = 0.0
         self.scored: list[tuple[float, list[tuple[int, float]]]] = []
         self.table: PageTable | None = None
-        self.history = branch.tokens() if params.has_penalties else []
+        self.has_penalties = params.has_penalties
+        self.history = branch.tokens() if self.has_penalties else []
         self.computing = self.drawing = self.draw_at = 0
+        self.is_prompt = children > 0
+        self.wants_scores = self.is_prompt and params.prompt_logprobs is not None
+        self.needs_tokens = bool(self.is_prompt or grammar or self.has_penalties or bad_words)
 
     @property
     def pending(self) -> int:
@@ -93,13 +102,6 @@ class Sequence:
         branch, drawing = self.branch, self.drawing
         length = branch.start + len(branch.own) + drawing
         return length - branch.kv_length - self.computing if not drawing or length < self.longest else 0
-
-    @property
-    def needs_tokens(self) -> bool:
-        """Whether what comes after a step depends on which tokens it drew, and not only on how many."""
-        return bool(
-            self.children > 0 or self.grammar is not None or self.params.has_penalties or self.bad_words
-        )
 
     def banned(self, length: int) -> tuple[int, ...]:
         """Ids that may not be drawn at `length`: ends before `min_tokens`, what would complete a bad word."""
@@ -113,19 +115,11 @@ class Sequence:
         return (*ends, *begun)
 
     @property
-    def wants_scores(self) -> bool:
-        return self.is_prompt and self.params.prompt_logprobs is not None
-
-    @property
-    def is_prompt(self) -> bool:
-        return self.children > 0
-
-    @property
     def running(self) -> bool:
         return self.table is not None
 
     def append(self, token: int) -> None:
         """Take the token drawn from this sequence's last logits."""
         self.branch.append(token)
-        if self.params.has_penalties:
+        if self.has_penalties:
             self.history.append(token)
