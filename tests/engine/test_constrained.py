@@ -1,4 +1,4 @@
-"""grammar_json_001, grammar_mask_002, grammar_cache_003: constrained branches, forked and continued."""
+"""Constrained branches, forked and continued, on a random model; the promises are in test_grammar_bars."""
 
 from __future__ import annotations
 

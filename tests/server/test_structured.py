@@ -1,4 +1,4 @@
-"""grammar_json_001 over HTTP: what is held to a schema fits it, by jsonschema, even at temperature 2."""
+"""Formats over HTTP: what is held to a schema fits it, by jsonschema, even at temperature 2."""
 
 from __future__ import annotations
 
