@@ -1,0 +1,37 @@
+"""What README.md and the files of the community say is true of this tree: figures, chart and links."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from scripts.readme import CHART, README, ROOT, chart, readme
+
+PAGES = [README, *sorted((ROOT / ".github").glob("*.md"))]
+LINK = re.compile(r"\[[^\]]*\]\((?!https?:)([^)#\s]+)")
+
+
+def test_the_readmes_figures_are_those_of_the_results() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert text == readme(text), "run: python -m scripts.readme"
+
+
+def test_the_readmes_chart_is_drawn_from_the_results() -> None:
+    assert CHART.read_text(encoding="utf-8") == chart(), "run: python -m scripts.readme"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
+    """Pages under docs/ are checked when the site is built."""
+    for target in LINK.findall(page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_reference_of_the_readme_is_defined_and_used() -> None:
+    text = README.read_text(encoding="utf-8")
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    defined = set(re.findall(r"^\[([^\]]+)\]: ", prose, re.MULTILINE))
+    used = set(re.findall(r"\]\[([^\]]+)\]", prose)) | set(re.findall(r"\| \[([^\]]+)\] ", prose))
+    assert used == defined
