@@ -101,7 +101,6 @@ def _percentile(nanoseconds: list[int], percent: int) -> float:
     return sorted(nanoseconds)[(len(nanoseconds) - 1) * percent // 100] / 1000
 
 
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prefix-length", type=int, nargs="+", default=[1_000, 8_000, 32_000, 128_000])
     parser.add_argument("--num-forks", type=int, default=20_000)
