@@ -6,7 +6,8 @@ import argparse
 from importlib import import_module
 
 QUESTIONS = {
-    "decode": ("benchmarks.gpu.steps", "What does a decode step of an 8B model cost, alone and in a tree?"),
+    "decode": ("benchmarks.decode", "How fast does one stream decode, and how near is the memory's limit?"),
+    "steps": ("benchmarks.gpu.steps", "What does a decode step of an 8B model cost on a GPU?"),
     "attention": ("benchmarks.gpu.attention", "What does one layer's attention over a tree cost on a GPU?"),
     "ceilings": ("benchmarks.gpu.ceilings", "What do copy, read and product reach on this GPU?"),
     "products": ("benchmarks.gpu.products", "What do a layer's products cost for few rows, against cuBLAS?"),
@@ -18,10 +19,13 @@ QUESTIONS = {
     "overlap": ("benchmarks.overlap", "What is gained by launching a step before the last one is read?"),
     "constraint-overhead": ("benchmarks.constraint_overhead", "What does holding answers to a schema cost?"),
     "fork-overhead": ("benchmarks.fork", "What does a fork cost, and does it depend on the past's length?"),
+    "memory-profile": ("benchmarks.memory", "What does a tree take in KV pages of which size?"),
     "tree-vs-linear": ("benchmarks.tree_vs_linear", "How much faster is a tree than re-prefilling branches?"),
     "tokenizer": ("benchmarks.tokenizer", "How much faster does tiktoken encode, token for token the same?"),
     "tot": ("benchmarks.tot", "What do the searches solve at equal budgets, and what does the tree save?"),
+    "serve": ("benchmarks.serve", "What does the server do under load, and what costs HTTP?"),
     "vs-hf": ("benchmarks.vs_hf", "How much faster than transformers, one stream and 16 branches?"),
+    "vs": ("benchmarks.vs", "How do servers compare on one stream, 16 branches and a tree?"),
 }
 
 

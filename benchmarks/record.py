@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,15 +19,26 @@ _PACKAGES = ("torch", "transformers", "flashinfer-python", "triton", "llguidance
 Row = Mapping[str, Any]
 
 
-def emit(name: str, settings: Mapping[str, Any], rows: Sequence[Row], *, save: bool = False) -> None:
-    """Print rows as a table and as one JSON line; with `save`, keep the line under results/."""
+def emit(
+    name: str,
+    settings: Mapping[str, Any],
+    rows: Sequence[Row],
+    *,
+    save: bool = False,
+    variant: str | None = None,
+) -> None:
+    """Print rows as a table and as one JSON line; with `save`, keep the line under results/.
+
+    A `variant`, such as the model's name, keeps apart what one question found in several settings.
+    """
     record = {"benchmark": name, **facts(), "settings": dict(settings), "rows": [dict(row) for row in rows]}
     print(table(rows))
     line = json.dumps(record)
     print(line)
     if save:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{name}-{record['date'][:10]}-{record['device_tag']}.json").write_text(line + "\n")
+        told = [name, *([_slug(variant)] if variant else []), record["date"][:10], record["device_tag"]]
+        (RESULTS / f"{'-'.join(told)}.json").write_text(line + "\n")
 
 
 def facts() -> dict[str, Any]:
@@ -56,6 +68,10 @@ def percentile(values: Sequence[float], percent: float) -> float:
     """The value below which `percent` of the sorted values lie (nearest rank)."""
     ordered = sorted(values)
     return ordered[round((len(ordered) - 1) * percent / 100)]
+
+
+def _slug(name: str) -> str:
+    return re.sub("[^a-z0-9.]+", "_", Path(name).name.lower())
 
 
 def _show(value: Any) -> str:

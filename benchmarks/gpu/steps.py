@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
         "cpu seconds for 2M additions": _calibration(),
         "prefill 8192 ms": _prefill(runner, 8192),
     }
-    emit("decode", settings, rows, save=args.save)
+    emit("steps", settings, rows, save=args.save)
 
 
 def _build(pages: int) -> tuple[CudaRunner, CudaSampler]:
