@@ -13,7 +13,7 @@ QUESTIONS = {
     "products": ("benchmarks.gpu.products", "What do a layer's products cost for few rows, against cuBLAS?"),
     "tree": ("benchmarks.gpu.tree", "How long does a full tree take, level by level?"),
     "wide": ("benchmarks.gpu.wide", "How fast do many branches go on, how soon has a fork its first token?"),
-    "memory-profile": ("benchmarks.gpu.memory", "What memory do branches of one past take?"),
+    "branch-memory": ("benchmarks.gpu.memory", "What memory do branches of one past take?"),
     "idle": ("benchmarks.gpu.idle", "What share of a decode step is the GPU idle?"),
     "start": ("benchmarks.gpu.start", "How long from starting the process to the first token?"),
     "overlap": ("benchmarks.overlap", "What is gained by launching a step before the last one is read?"),
@@ -24,6 +24,7 @@ QUESTIONS = {
     "tokenizer": ("benchmarks.tokenizer", "How much faster does tiktoken encode, token for token the same?"),
     "tot": ("benchmarks.tot", "What do the searches solve at equal budgets, and what does the tree save?"),
     "serve": ("benchmarks.serve", "What does the server do under load, and what costs HTTP?"),
+    "quality": ("benchmarks.quality", "Are logits transformers' logits, and does the model do its tasks?"),
     "vs-hf": ("benchmarks.vs_hf", "How much faster than transformers, one stream and 16 branches?"),
     "vs": ("benchmarks.vs", "How do servers compare on one stream, 16 branches and a tree?"),
 }

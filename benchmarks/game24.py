@@ -27,7 +27,19 @@ from scripts.train_embedded.game24 import (  # noqa: E402
     state_of,
 )
 
-__all__ = ["EMBEDDED", "Puzzle", "chosen_puzzles", "explore", "goal", "judge", "show", "steps", "thought"]
+__all__ = [
+    "EMBEDDED",
+    "Puzzle",
+    "chosen_puzzles",
+    "explore",
+    "goal",
+    "judge",
+    "prompts",
+    "show",
+    "solves",
+    "steps",
+    "thought",
+]
 
 Messages = tuple[dict[str, str], ...]
 

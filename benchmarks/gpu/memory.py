@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
         "device MiB reserved after them": _reserved(),
         "pages left": engine.stats().result().pages_used,
     }
-    emit("memory-profile", settings, rows, save=args.save)
+    emit("branch-memory", settings, rows, save=args.save)
 
 
 def _measure(engine: Engine, prompt: list[int], n: int, tokens: int) -> dict[str, Any]:

@@ -46,6 +46,7 @@ class Server:
     def __init__(self, session: aiohttp.ClientSession, base_url: str, model: str, owner: str) -> None:
         self._session = session
         self._url = f"{base_url}/completions"
+        self._chat_url = f"{base_url}/chat/completions"
         self._extra = {**_EXTENDED, **_DIALECTS.get(owner, {})}
         self.model = model
         self.has_tree = False
@@ -76,6 +77,14 @@ class Server:
             prompt_branch_id=tree.get("prompt_branch_id"),
             completion_tokens=(body.get("usage") or {}).get("completion_tokens", asked.n * asked.new),
         )
+
+    async def answer(self, question: str, longest: int) -> str:
+        """A user's question, answered in a chat at temperature 0, in at most `longest` tokens."""
+        messages = [{"role": "user", "content": question}]
+        body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": longest}
+        async with self._session.post(self._chat_url, json=body) as response:
+            reply = _checked(await response.json(content_type=None), response.status)
+        return str(reply["choices"][0]["message"]["content"])
 
     async def stream(self, asked: Asked) -> list[Timeline]:
         """When each choice's chunks came. Without token ids, a chunk with text counts as one, and the

@@ -64,7 +64,7 @@ class Choice:
         if self.params.include_stop_str_in_output:
             text = self._detokenizer.push(token_id) + self._flush()
             return self._delta(text, token_id, logprob, "stop", reason)
-        return self._delta(self._flush(), token_id, None, "stop", reason)
+        return self._delta(self._flush(), token_id, logprob, "stop", reason)
 
     def _flush(self) -> str:
         text = self._detokenizer.flush()

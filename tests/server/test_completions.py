@@ -69,6 +69,16 @@ def test_legacy_logprobs(http: httpx.Client) -> None:
         assert top[token] == logprob == max(top.values())
 
 
+def test_the_token_that_ends_a_text_has_its_logprob_too(http: httpx.Client) -> None:
+    """Whoever scores a prompt by echo counts on exactly `max_tokens` entries after it."""
+    first = complete(http, prompt=TEXT, max_tokens=1, temperature=0, return_token_ids=True)["choices"][0]
+    asked = {"prompt": TEXT, "max_tokens": 1, "temperature": 0, "logprobs": 1}
+    ended = complete(http, **asked, stop_token_ids=first["token_ids"])["choices"][0]
+    assert (ended["text"], ended["finish_reason"]) == ("", "stop")
+    plain = complete(http, **asked)["choices"][0]
+    assert ended["logprobs"]["token_logprobs"] == plain["logprobs"]["token_logprobs"]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_echo_with_logprobs_scores_the_prompt(http: httpx.Client, server: Server, stream: bool) -> None:
     ids = server.engine.tokenizer.encode(TEXT)
