@@ -4,8 +4,8 @@
 
 For each request: whether the texts agree, where the JSON differs in structure, how long both took (the
 median of a few tries, and the first byte of a stream), and how many prompt tokens they found cached. The
-exit status is 1 when a structure differs. The requests are plain OpenAI and vLLM, so that neither side needs
-anything of the other.
+exit status is 1 when a status or a structure differs, 2 when a server cannot be asked. The requests are plain
+OpenAI and vLLM, so that neither side needs anything of the other.
 """
 
 from __future__ import annotations
@@ -58,6 +58,21 @@ REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
         {"prompt": "Once upon a time", "echo": True, "logprobs": 1, "max_tokens": 1, "temperature": 0},
     ),
     "completion, two prompts": (TEXT, {"prompt": ["Once upon", "A tree"], **GREEDY}),
+    "chat, a tool": (
+        CHAT,
+        {
+            "messages": HELLO,
+            "tools": [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}],
+            "tool_choice": "none",
+            **GREEDY,
+        },
+    ),
+    "chat, a choice of vLLM's": (
+        CHAT,
+        {"messages": HELLO, "structured_outputs": {"choice": ["yes"]}, **GREEDY},
+    ),
+    "chat, only some tokens": (CHAT, {"messages": HELLO, "allowed_token_ids": [70, 71], **GREEDY}),
+    "completion, token ids": (TEXT, {"prompt": [[70, 71, 72]], **GREEDY}),
     "error, temperature": (CHAT, {"messages": HELLO, "temperature": 9}),
     "error, model": (CHAT, {"messages": HELLO, "model": "no-such-model"}),
 }
@@ -105,9 +120,18 @@ def ask(base_url: str, path: str, body: dict[str, Any], key: str) -> Answer:
     except urllib.error.HTTPError as error:
         with error:
             status, raw, first_byte = error.code, error.read(), time.perf_counter() - begin
+    seconds = time.perf_counter() - begin
     streamed = body.get("stream") and status == 200
-    parsed = list(_chunks(raw)) if streamed else json.loads(raw)
-    return Answer(status, parsed, time.perf_counter() - begin, first_byte)
+    return Answer(status, list(_chunks(raw)) if streamed else _parsed(raw), seconds, first_byte)
+
+
+def _parsed(raw: bytes) -> Any:
+    """A body; one that is no JSON object, as of a proxy's error page, as an object of its text."""
+    try:
+        body = json.loads(raw)
+    except ValueError:
+        body = None
+    return body if isinstance(body, dict) else {"text of the body": raw.decode(errors="replace")[:200]}
 
 
 def _chunks(raw: bytes) -> Iterator[Any]:
@@ -116,14 +140,20 @@ def _chunks(raw: bytes) -> Iterator[Any]:
             yield json.loads(line[6:])
 
 
-def shape(value: Any) -> Any:
-    """The structure of a value: names and types, one for all items of a list."""
+# Objects whose names are tokens, different for different texts.
+BY_TOKEN = ("top_logprobs", "prompt_logprobs")
+
+
+def shape(value: Any, under: str = "") -> Any:
+    """The structure of a value found `under` a name: names and types, one for all items of a list."""
+    if isinstance(value, dict) and under in BY_TOKEN and "token" not in value:
+        return {"*": shape(list(value.values()))}
     if isinstance(value, dict):
-        return {name: shape(item) for name, item in value.items()}
+        return {name: shape(item, name) for name, item in value.items()}
     if isinstance(value, list):
         merged: Any = None
         for item in value:
-            merged = _merged(merged, shape(item))
+            merged = _merged(merged, shape(item, under))
         return [merged] if value else []
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return "number" if is_number else type(value).__name__
@@ -218,18 +248,27 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything there")
     asked = parser.parse_args(arguments)
     urls = [asked.a.rstrip("/"), asked.b.rstrip("/")]
-    models = [asked.model or first_model(url, asked.key) for url in urls]
-    if models[0] != models[1]:
-        print(f"A serves {models[0]}, B serves {models[1]}: say --model, which both must answer to.")
+    try:
+        models = [asked.model or first_model(url, asked.key) for url in urls]
+        if models[0] != models[1]:
+            print(f"A serves {models[0]}, B serves {models[1]}: say --model, which both must answer to.")
+            return 2
+        reports = compare_all(urls, models[0], asked.tries, asked.key)
+    except OSError as error:
+        print(f"a server cannot be asked: {error}")
         return 2
-    reports = []
-    for name, (path, body) in REQUESTS.items():
-        named = {"model": models[0], **body}
-        reports.append(compare(name, urls, named, path, asked.tries, asked.key).report())
-        print("\n".join(lines(reports[-1])), flush=True)
     if asked.json is not None:
         asked.json.write_text(json.dumps(reports, indent=1), encoding="utf-8")
-    return int(any(report["shape"] for report in reports))
+    return int(any(report["shape"] or len(set(report["status"])) > 1 for report in reports))
+
+
+def compare_all(urls: list[str], model: str, tries: int, key: str) -> list[dict[str, Any]]:
+    """Every request's report, printed as it comes."""
+    reports = []
+    for name, (path, body) in REQUESTS.items():
+        reports.append(compare(name, urls, {"model": model, **body}, path, tries, key).report())
+        print("\n".join(lines(reports[-1])), flush=True)
+    return reports
 
 
 if __name__ == "__main__":

@@ -164,6 +164,10 @@ What becomes of every request field of OpenAI's text endpoints and of vLLM's ext
 Any other field is unknown and refused with code `unknown_parameter`; with `--unknown-fields warn` it is
 left out instead, logged once, and named in a `warnings` response header. `null` means "not given" everywhere.
 
+`python scripts/ab_vllm.py http://HERE/v1 http://THERE/v1` sends the same requests to this server and to
+another one, vLLM's for instance, and shows side by side what they say, where their JSON differs, how long
+they take and how many prompt tokens they find cached. It ends with 1 if a status or a structure differs.
+
 This page is made by `python -m scripts.compatibility` from the server's own tables, and a test fails when it
 is out of date.
 """
