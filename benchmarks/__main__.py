@@ -18,6 +18,7 @@ QUESTIONS = {
     "start": ("benchmarks.gpu.start", "How long from starting the process to the first token?"),
     "overlap": ("benchmarks.overlap", "What is gained by launching a step before the last one is read?"),
     "constraint-overhead": ("benchmarks.constraint_overhead", "What does holding answers to a schema cost?"),
+    "event-stream": ("benchmarks.event_stream", "What does a stream of events cost, ours and another's?"),
     "fork-overhead": ("benchmarks.fork", "What does a fork cost, and does it depend on the past's length?"),
     "memory-profile": ("benchmarks.memory", "What does a tree take in KV pages of which size?"),
     "tree-vs-linear": ("benchmarks.tree_vs_linear", "How much faster is a tree than re-prefilling branches?"),

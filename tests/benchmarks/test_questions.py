@@ -12,6 +12,7 @@ from benchmarks.__main__ import main
 from benchmarks.measure.client import ServerRefused, connect
 from benchmarks.measure.server import dendrite_server
 from benchmarks.measure.target import Asked
+from benchmarks.tokenizer import first_disagreement
 
 TINY = ["--model", "shape:llama-8m", "--threads", "1"]
 
@@ -139,3 +140,36 @@ async def test_an_answer_of_another_length_is_no_measurement(base_url: str) -> N
         assert timeline.tokens == 12
         with pytest.raises(ServerRefused, match="Invalid 'n'"):
             await server.complete(Asked([5], 1, n=100_000))
+
+
+def test_constraint_overhead(ask: Asks) -> None:
+    settings = ["--output-length", "24", "--trials", "2"]
+    as_asked, drawn = ask("constraint-overhead", *settings)
+    assert as_asked["masks_per_token"] < 1 == drawn["masks_per_token"], "forced tokens need no mask"
+    for row in (as_asked, drawn):
+        assert min(row["unconstrained_tok_s"], row["constrained_tok_s"]) > 0
+        assert 0 < row["mask_time_us_p50"] <= row["mask_time_us_p99"]
+
+
+def test_tokenizer_agrees_before_it_is_timed(ask: Asks) -> None:
+    rows = ask("tokenizer", "--rounds", "3")
+    assert [row["characters"] for row in rows] == [100, 1_000, 10_000, 100_000]
+    assert all(0 < row["tokens"] <= row["characters"] + 3 for row in rows)
+    assert all(row["ratio"] > 0 for row in rows)
+
+
+def test_two_tokenizers_that_differ_are_found_out() -> None:
+    assert first_disagreement(list_of_codes, list_of_codes, []) is None
+    found = first_disagreement(list_of_codes, lambda text: list_of_codes(text.replace("漢", "x")), [])
+    assert found is not None
+    assert "漢" in found
+
+
+def list_of_codes(text: str) -> list[int]:
+    return list(map(ord, text))
+
+
+def test_event_stream(ask: Asks) -> None:
+    ours, theirs = ask("event-stream", "--frames", "50", "--streams", "20", "--rounds", "3")
+    assert (ours["response"], theirs["response"]) == ("ours", "sse-starlette")
+    assert ours["frame_us"] < theirs["frame_us"], "the reason for having our own"

@@ -21,6 +21,7 @@ import httpx
 import openai
 import pytest
 
+from benchmarks.event_stream import CONTESTANTS, FRAME, body_of, frames_of
 from dendrite_server.arguments import engine_config, parse_arguments, server_config
 from dendrite_server.config import ServerConfig
 from dendrite_server.transport import EventStream
@@ -151,6 +152,11 @@ class TestSilence:
         assert sent[0] == b"http.response.start"
         assert sent[1] == b": keep-alive\n\n"
         assert sent[-2:] == [b"data: 1\n\n", b""]
+
+    @pytest.mark.parametrize("count", [1, 2, 50])
+    async def test_the_bytes_are_those_of_sse_starlette(self, count: int) -> None:
+        (ours, theirs) = [await body_of(make(frames_of(count))) for make in CONTESTANTS.values()]
+        assert ours == theirs == FRAME * count
 
     async def test_an_error_after_a_comment_is_an_event(self) -> None:
         async def frames() -> AsyncGenerator[bytes, None]:
