@@ -17,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,11 +84,17 @@ def _accepts(base_url: str, **fields: Any) -> bool:
 @pytest.fixture(scope="session")
 def base_url() -> Iterator[str]:
     """`http://127.0.0.1:PORT/v1` of a server that is ready; SIGTERM ends it cleanly."""
+    with serving("--served-model-name", MODEL, OTHER_NAME) as url:
+        yield url
+
+
+@contextmanager
+def serving(*options: str) -> Iterator[str]:
+    """A server process on the embedded model, as `base_url`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "dendrite_server", "--port", str(port)]
-    command += ["--served-model-name", MODEL, OTHER_NAME]
+    command = [sys.executable, "-m", "dendrite_server", "--port", str(port), *options]
     process = subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     try:
         _wait_until_ready(process, f"http://127.0.0.1:{port}/health")

@@ -31,6 +31,7 @@ from dendrite_server.endpoints import (
     stored,
 )
 from dendrite_server.errors import Unauthorized, answer_error, error_response, report
+from dendrite_server.page import serving as page
 from dendrite_server.protocol.identity import new_request_id
 from dendrite_server.responses.archive import Archive
 from dendrite_server.search.running import Searches
@@ -38,7 +39,7 @@ from dendrite_server.service import Service
 from dendrite_server.transport import ClientGone
 from dendrite_server.trees import endpoints as trees
 
-# Anyone may ask whether the server lives; the key guards everything else.
+# Anyone may ask whether the server lives, and open the page, which asks for the key itself.
 _OPEN_PATHS = ("/health",)
 _LOCAL_ORIGIN = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 _MAX_WARNING = 2000
@@ -71,6 +72,7 @@ def create_app(engine: Engine, config: ServerConfig | None = None) -> Starlette:
             *trees.routes,
             *search.routes,
             *meta.routes,
+            *page.routes,
         ],
         middleware=middleware,
         exception_handlers={DendriteError: answer_error, HTTPException: answer_error},
@@ -137,7 +139,8 @@ class KeyCheck:
         self._key = api_key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in _OPEN_PATHS:
+        path = scope.get("path", "")
+        if scope["type"] == "http" and path not in _OPEN_PATHS and not page.is_page(path):
             refusal = self._refusal(Headers(scope=scope).get("authorization", ""))
             if refusal is not None:
                 await error_response(refusal)(scope, receive, send)

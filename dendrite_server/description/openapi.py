@@ -198,6 +198,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         summary="Text of token ids.", body=DETOKENIZE, required=("tokens",), answer="Prompt"
     ),
     ("GET", "/tokenizer_info"): Operation(summary="The tokenizer's settings.", answer="TokenizerInfo"),
+    ("GET", "/"): Operation(summary="A page that shows the trees.", answer="", media=("text/html",)),
     ("GET", "/openapi.json"): Operation(summary="This document.", answer="Document"),
 }
 
