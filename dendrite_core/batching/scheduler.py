@@ -246,7 +246,9 @@ class Scheduler:
             self._add_scores(step, sequence, begin, new)
         batch.row_starts.append(len(batch.token_ids))
         batch.kv_lengths.append(end)
-        batch.page_tables.append(pages)
+        used = -(-end // size)
+        # Room reserved for a step that was given up, or for a longer chunk, is not part of this one.
+        batch.page_tables.append(pages if len(pages) == used else pages[:used])
         if sequence.is_prompt or new > 1:
             self.prefill_tokens += new
         if end == len(branch) + sequence.drawing:

@@ -101,6 +101,7 @@ class CudaRunner(Runner):
         self.inputs = {rows: _Inputs(rows, store.device) for rows in BUCKETS if rows <= max_rows}
         self.graphs: dict[_Key, _Graph] = {}
         self.pool = torch.cuda.graph_pool_handle()
+        self.capturing = torch.cuda.Stream(store.device)
         self.plans = 0
         self._planned = -1
         self._length = 0
@@ -123,16 +124,20 @@ class CudaRunner(Runner):
     def prepare(self, *, largest: bool = False) -> None:
         """Capture the graphs that decoding asks for, or only the `largest` one, whose memory all share."""
         started, plan = time.perf_counter(), self.static
+        compiled: set[object] = set()
         for bucket, wide, slots in self._expected():
             plan.has_narrow, plan.has_wide, plan.most_slots, plan.merges = True, wide, slots, slots > 0
             inputs = self.inputs[bucket]
             inputs.places.fill_(-1)
-            self.graphs[self._key(bucket)] = self._capture(inputs)
+            # Kernels differ by the number of tokens and by the kind of plan, not by their combination.
+            kinds = {bucket, (wide, slots)}
+            self.graphs[self._key(bucket)] = self._capture(inputs, first=not kinds <= compiled)
+            compiled |= kinds
             if largest:
                 return
         seconds = time.perf_counter() - started
         log.info(
-            "captured %d graphs for steps of up to %d tokens in %.1f s", len(self.graphs), bucket, seconds
+            "captured %d graphs of up to %d tokens in %.1f s", len(self.graphs), max(self.inputs), seconds
         )
 
     def _expected(self) -> Iterator[tuple[int, bool, int]]:
@@ -165,7 +170,7 @@ class CudaRunner(Runner):
             feed(inputs.tokens, batch, tokens)
         key = self._key(bucket)
         if key not in self.graphs:
-            self.graphs[key] = self._capture(inputs)
+            self.graphs[key] = self._capture(inputs, first=True)
         found = self.graphs[key]
         found.graph.replay()
         if batch.logits_at == list(range(rows)):
@@ -178,16 +183,22 @@ class CudaRunner(Runner):
         many = (plan.most_slots > 4) + (plan.most_slots > 32)
         return (bucket, plan.has_narrow, plan.has_wide, many, plan.merges)
 
-    def _capture(self, inputs: _Inputs) -> _Graph:
-        """Record the step. It runs twice on the way, which writes the same K and V to the same places."""
-        stream = torch.cuda.Stream(self.device)
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            self._step(inputs)
-        torch.cuda.synchronize(self.device)
+    def _capture(self, inputs: _Inputs, *, first: bool) -> _Graph:
+        """Record the step. The `first` of its kind also runs, which has its kernels compiled and loaded; that
+        writes the same K and V to the same places as the replay.
+        """
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool, stream=stream):
-            logits = self._step(inputs)
+        self.capturing.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.capturing):
+            if first:
+                self._step(inputs)
+            torch.cuda.synchronize(self.device)
+            # Not `torch.cuda.graph`, which gives all cached memory back each time.
+            graph.capture_begin(pool=self.pool)
+            try:
+                logits = self._step(inputs)
+            finally:
+                graph.capture_end()
         return _Graph(graph, torch.as_tensor(_Lent(logits), device=self.device))
 
     def _step(self, inputs: _Inputs) -> Tensor:
