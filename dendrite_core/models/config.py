@@ -61,7 +61,8 @@ class ModelConfig:
     """A decoder-only transformer as far as serving it goes.
 
     `max_position` includes what rope scaling adds. `layer_windows` is how many tokens back each layer sees,
-    itself included; None is all of them. `dtype` is that of the checkpoint.
+    itself included; None is all of them. `dtype` is that of the checkpoint. `experts` is among how many a
+    token's are chosen, 0 where all tokens take the same way.
     """
 
     family: str
@@ -76,6 +77,7 @@ class ModelConfig:
     attention_scale: float
     eos_token_ids: tuple[int, ...]
     dtype: str
+    experts: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

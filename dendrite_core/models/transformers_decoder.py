@@ -30,6 +30,7 @@ _PROBE = (3, 1, 4, 1, 5, 9, 2, 6)
 _REFUSED = ("softcap", "s_aux", "position_bias", "head_mask", "encoder_hidden_states")
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 _NAMED_AT_MOST = 20
+_EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +278,7 @@ def _served_config(model: Any, sites: list[_Site]) -> ModelConfig:
         attention_scale=sites[0].scale,
         eos_token_ids=end_tokens(hf.to_dict(), generation.to_dict()),
         dtype=checkpoint_dtype(hf.to_dict()),
+        experts=max(int(getattr(hf, name, 0) or 0) for name in _EXPERT_COUNTS),
     )
 
 

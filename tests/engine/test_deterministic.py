@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from dendrite_core.forward.deterministic import grid
 from dendrite_core.forward.deterministic.grid import GridAttention
 from dendrite_core.forward.deterministic.runner import FixedRunner, blocks
 from dendrite_core.forward.kv_store import KVStore
+from tests.checkpoints import make_checkpoint
 from tests.engine.conftest import FAMILIES, Reference
 
 MakeEngine = Callable[..., Engine]
@@ -150,6 +152,24 @@ def test_cells_that_follow_the_batch_would_be_found_out(
     found = bits(make_engine(deterministic=True).generate(prompt, PARAMS).choices[0])
     assert found[0] == expected[0]
     assert found != expected
+
+
+def test_a_mixture_of_experts_is_refused(tmp_path: Path) -> None:
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "pad_token_id": 0}
+    folder = make_checkpoint(tmp_path, "qwen3_moe", **experts)
+    with pytest.raises(ModelLoadError, match="mixture of experts"):
+        Engine.from_pretrained(str(folder), num_pages=64, deterministic=True)
+
+
+def test_a_family_that_runs_through_transformers(tmp_path: Path, make_engine: MakeEngine) -> None:
+    folder = str(make_checkpoint(tmp_path, "olmo2"))
+    prompts = mixed_prompts(random.Random(1))[2:4]
+    expected = []
+    for prompt in prompts:
+        with Engine.from_pretrained(folder, num_pages=64, deterministic=True) as engine:
+            expected.append([bits(choice) for choice in engine.generate(prompt, PARAMS, n=3).choices])
+    with Engine.from_pretrained(folder, num_pages=128, deterministic=True, max_batch_tokens=50) as engine:
+        assert asyncio.run(all_at_once(engine, prompts)) == expected
 
 
 def test_a_machine_where_places_matter_is_refused(make_engine: MakeEngine) -> None:

@@ -66,14 +66,15 @@ class FixedRunner(Runner):
 
     @torch.inference_mode()
     def prove(self) -> None:
-        """Compute a block twice, in two orders. Raises `ModelLoadError` if bits of a row have moved."""
+        """Compute a block in two orders and with other neighbours. Raises `ModelLoadError` if bits move."""
         step = 3 if self.block % 3 else 1
         turned = [(place * step + 5) % self.block for place in range(self.block)]
-        first, second = (self._alone(order) for order in (range(self.block), turned))
-        if not torch.equal(first[turned], second):
+        mixed = [place if place % 2 else place + self.block for place in range(self.block)]
+        first, second, third = (self._alone(order) for order in (range(self.block), turned, mixed))
+        if not torch.equal(first[turned], second) or not torch.equal(first[1::2], third[1::2]):
             raise ModelLoadError(
-                "deterministic mode cannot be kept here: this build of torch computes a row differently by "
-                "its place in a batch; a power of two as --threads may help"
+                "deterministic mode cannot be kept here: this model or this build of torch computes a row "
+                "differently by its place in a batch or its neighbours; a power of two as --threads may help"
             )
 
     def _alone(self, numbers: Iterable[int]) -> Tensor:
@@ -97,6 +98,11 @@ class FixedRunner(Runner):
 
 def fixed_runner(model: LoadedModel, store: KVStore, shape: AttentionShape) -> FixedRunner:
     """The runner of the deterministic mode on the model's device. Raises `ModelLoadError`; see `prove`."""
+    if model.config.experts:
+        raise ModelLoadError(
+            "deterministic mode does not go with a mixture of experts: how many rows an expert gets together "
+            "depends on the batch"
+        )
     if store.device.type == "cpu":
         grid = GridAttention(shape, store)
         return FixedRunner(model, store, grid, grid.attend, CPU_BLOCK)
