@@ -54,7 +54,10 @@ def serve(engine: Engine, config: ServerConfig, *, access_log: bool = False) -> 
         timeout_keep_alive=75,
         timeout_graceful_shutdown=10,
     )
-    DrainingServer(settings, app.state.service).run()
+    try:
+        DrainingServer(settings, app.state.service).run()
+    finally:
+        app.state.service.keep()
 
 
 class DrainingServer(uvicorn.Server):
@@ -91,7 +94,9 @@ class DrainingServer(uvicorn.Server):
     async def _drain(self) -> None:
         engine, timeout = self._service.engine, self._service.config.drain_timeout
         log.info("draining: %d requests in flight", engine.in_flight)
-        if not await asyncio.to_thread(engine.drain, timeout):
+        ended = await asyncio.to_thread(engine.drain, timeout)
+        await asyncio.to_thread(self._service.keep)
+        if not ended:
             log.warning("%d requests did not finish in %g s and are ended", engine.in_flight, timeout)
             await asyncio.to_thread(engine.close)
         self._service.feed.close()

@@ -115,7 +115,7 @@ def _add_http_options(group: argparse._ArgumentGroup) -> None:
         help="seconds that running requests get",
     )
     add("--store-size", type=_bytes, default=own.store_bytes, metavar="SIZE", help="of kept responses")
-    add("--store-path", metavar="FILE", help="SQLite file for kept responses (default: memory only)")
+    add("--store-path", metavar="FILE", help="SQLite file that keeps branches and responses (default: none)")
     add(
         "--unknown-fields",
         choices=["refuse", "warn"],

@@ -14,10 +14,11 @@ class ServerConfig:
     name). Times are seconds: `keep_alive` of silence before a stream sends a comment, `patience` before a
     reader that takes nothing is dropped, `drain_timeout` for running requests after SIGTERM. `store_count`
     and `store_bytes` bound what is kept of responses, of conversations and of stored chat completions each;
-    with `store_path`, a file, it is there again after a restart. `unknown_fields` of requests are refused
-    ("refuse"), or left out and named in a `warnings` header ("warn"). `tool_call_parser` names how the model
-    writes tool calls; None reads it off its chat template. `trust_request_chat_template` lets requests bring
-    their own: whoever may send one can make the server compute for as long as they like.
+    with `store_path`, a file, it is there again after a restart, and so are branches. `unknown_fields` of
+    requests are refused ("refuse"), or left out and named in a `warnings` header ("warn").
+    `tool_call_parser` names how the model writes tool calls; None reads it off its chat template.
+    `trust_request_chat_template` lets requests bring their own: whoever may send one can make the server
+    compute for as long as they like.
     """
 
     host: str = "127.0.0.1"

@@ -24,6 +24,7 @@ from dendrite_server.protocol.request import Limits
 from dendrite_server.protocol.response import Header
 from dendrite_server.tools.dialect import dialect_of
 from dendrite_server.trees.feed import Feed
+from dendrite_server.trees.keeper import Keeper
 
 log = logging.getLogger("dendrite.server")
 
@@ -49,6 +50,7 @@ class Service:
             trusts_templates=config.trust_request_chat_template,
         )
         self.feed = Feed(engine)
+        self.keeper = Keeper(engine, config.store_path) if config.store_path else None
         self.draining = False
         # The event loop itself keeps no task alive.
         self._background: set[asyncio.Task[None]] = set()
@@ -68,6 +70,11 @@ class Service:
         """What names an answer of this moment."""
         name = completion_id(prefix, started.branch_ids[0], choices)
         return Header(name, kind, int(time.time()), model, self.fingerprint)
+
+    def keep(self) -> None:
+        """Write down what there is of trees, if they are kept, for the last time."""
+        if self.keeper is not None:
+            self.keeper.close()
 
     async def prepare(self, params: SamplingParams, parts: Sequence[GrammarSpec] = ()) -> None:
         """Compile what a request is held to, off the event loop, before it is submitted.

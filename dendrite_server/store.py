@@ -11,6 +11,7 @@ import sqlite3
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from dendrite_server.protocol.response import encode_json
@@ -103,6 +104,17 @@ class Disk:
         """Ids and texts of one kind, the oldest first."""
         query = "SELECT id, record FROM records WHERE kind = ? ORDER BY used"
         return self._database.execute(query, (kind,)).fetchall()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Everything written within is written at once."""
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._database.execute("ROLLBACK")
+            raise
+        self._database.execute("COMMIT")
 
     def write(self, kind: str, id: str, text: str) -> None:
         self._clock += 1

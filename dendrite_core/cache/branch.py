@@ -174,6 +174,10 @@ class Records:
         self.expire_above = max(self._limit, len(self.by_id) - len(chosen) + slack)
         return chosen
 
+    def reconsider(self) -> None:
+        """Records that could not go before may go now."""
+        self.expire_above = self._limit
+
     def next_parkable(self) -> Branch | None:
         """The least recently used branch that holds KV and is neither running nor pinned."""
         for _ in range(2):

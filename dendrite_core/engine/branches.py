@@ -67,15 +67,18 @@ class BranchBook:
         self._boot = secrets.token_hex(3)
         self._pins: list[tuple[float, int]] = []
         self.watches = Watches(cache, self.name)
-        self.watch, self.unwatch = self.watches.open, self.watches.close
+        self.watch, self.unwatch, self.keep = self.watches.open, self.watches.close, self.watches.keep
+        # Of branches that an engine before this one has named.
+        self._old_names: dict[int, str] = {}
+        self._old_ids: dict[str, int] = {}
 
     # Names.
 
     def name(self, branch: Branch) -> str:
-        return f"branch_{self._boot}{branch.id:x}"
+        return self._old_names.get(branch.id) or f"branch_{self._boot}{branch.id:x}"
 
     def tree_name(self, branch: Branch) -> str:
-        return f"tree_{self._boot}{_root(branch).id:x}"
+        return "tree_" + self.name(_root(branch)).removeprefix("branch_")
 
     def depth(self, branch: Branch) -> int:
         """How many branches lie between this one and the beginning of its tree."""
@@ -93,6 +96,8 @@ class BranchBook:
 
     def _lookup(self, name: str, prefix: str) -> Branch | None:
         head = prefix + self._boot
+        if (old := self._old_ids.get(name.removeprefix(prefix))) is not None:
+            return self.cache.lookup(old) if name.startswith(prefix) else None
         try:
             return self.cache.lookup(int(name[len(head) :], 16)) if name.startswith(head) else None
         except ValueError:
@@ -342,6 +347,13 @@ class BranchBook:
     def is_prompt(self, branch: Branch) -> bool:
         """Whether a branch is what a request added to its parent, rather than what was generated."""
         return self._record(branch).kind == "prompt"
+
+    def adopt(self, branch: Branch, record: Record, name: str) -> None:
+        """Know a branch by the name that an engine before this one gave it."""
+        branch.record = record
+        self._old_names[branch.id] = name
+        self._old_ids[name.removeprefix("branch_")] = branch.id
+        self.watches.changed(branch)
 
     def news(self, watch: Watch) -> News:
         """What a watcher has not been told yet."""

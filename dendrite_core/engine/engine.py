@@ -19,6 +19,8 @@ from typing import Any
 from dendrite_core.config import EngineConfig, ResolvedConfig
 from dendrite_core.engine.assemble import Parts, assemble
 from dendrite_core.engine.completion import Completion, collect
+from dendrite_core.engine.keeping.journal import Entries, Journal, Saved
+from dendrite_core.engine.keeping.restore import compile_constraints, entries, restore
 from dendrite_core.engine.loop import Command
 from dendrite_core.engine.messages import BranchInfo, EngineStats, Request
 from dendrite_core.engine.stream import Stream
@@ -152,8 +154,23 @@ class Engine:
         """What changed since this was asked last; at first, all branches."""
         return self._call("news", watch)
 
-    def unwatch(self, watch: Watch) -> Future[None]:
-        """Stop watching."""
+    def keep(self, wake: Callable[[], None]) -> Future[Journal]:
+        """A journal of all branches: `wake`, called on the engine's thread, says that there are `entries`."""
+        return self._call("keep", wake)
+
+    def entries(self, journal: Journal) -> Future[Entries]:
+        """What is to be written down since this was asked last; at first, all branches."""
+        return self._call(entries, self._loop.book, journal)
+
+    def restore(self, saved: Sequence[Saved]) -> Future[int]:
+        """Make branches again that were written down, in the order of their last use; how many have names.
+
+        They keep their names and their tokens, and are computed again when they are used.
+        """
+        return self._call(restore, self._loop.book, saved, compile_constraints(saved, self.grammars))
+
+    def unwatch(self, watch: Watch | Journal) -> Future[None]:
+        """Stop watching, or keeping."""
         return self._call("unwatch", watch)
 
     def stats(self) -> Future[EngineStats]:
@@ -306,7 +323,7 @@ class Engine:
         if any(not 0 <= token < vocab for token in allowed):
             raise RequestError(f"allowed_token_ids must be in [0, {vocab})", param="allowed_token_ids")
 
-    def _call(self, verb: str, *arguments: Any) -> Future[Any]:
+    def _call(self, verb: str | Callable[..., Any], *arguments: Any) -> Future[Any]:
         future: Future[Any] = Future()
         if not self._thread.is_alive():
             future.set_exception(EngineClosed("the engine is closed"))

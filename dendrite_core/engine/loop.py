@@ -42,9 +42,9 @@ log = logging.getLogger("dendrite.engine")
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A verb to run on the engine's thread; its result or error goes into `future`."""
+    """A verb of the loop or the book, or a function; its result or error goes into `future`."""
 
-    verb: str
+    verb: str | Callable[..., Any]
     arguments: tuple[Any, ...]
     future: Future[Any]
 
@@ -179,7 +179,9 @@ class EngineLoop:
         self.scheduler.add(job.prompt)
 
     def _obey(self, command: Command) -> None:
-        verb: Callable[..., Any] = getattr(self, command.verb, None) or getattr(self.book, command.verb)
+        verb: Any = command.verb
+        if not callable(verb):
+            verb = getattr(self, verb, None) or getattr(self.book, verb)
         # Also for a caller who has left: what was to be released is released, only nobody hears of it.
         is_awaited = command.future.set_running_or_notify_cancel()
         try:

@@ -17,6 +17,7 @@ import uvicorn
 from dendrite_core import Engine
 from dendrite_server.app import create_app
 from dendrite_server.config import ServerConfig
+from dendrite_server.service import Service
 from tests.checkpoints import make_checkpoint
 
 MODEL = "tiny"
@@ -29,6 +30,7 @@ class Server:
     engine: Engine
     url: str
     port: int
+    service: Service
 
     def pages(self) -> dict[str, int]:
         health = httpx.get(f"{self.url}/health").json()
@@ -73,7 +75,8 @@ def serve(checkpoint: Path) -> Iterator[Serve]:
         server, thread = listen(engine, config or ServerConfig(keep_alive=0.5))
         opened.append((engine, server, thread))
         port = server.servers[0].sockets[0].getsockname()[1]
-        return Server(engine, f"http://127.0.0.1:{port}", port)
+        app: Any = server.config.app
+        return Server(engine, f"http://127.0.0.1:{port}", port, app.state.service)
 
     yield start
     for engine, server, thread in opened:

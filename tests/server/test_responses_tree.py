@@ -157,17 +157,19 @@ def test_a_branch_of_a_response_is_a_branch(http: httpx.Client) -> None:
 
 def test_what_is_kept_outlives_the_server(serve: Serve, tmp_path: Path) -> None:
     config = ServerConfig(store_path=str(tmp_path / "kept.sqlite"))
-    with httpx.Client(base_url=serve(config).url, timeout=30) as before:
+    server = serve(config)
+    with httpx.Client(base_url=server.url, timeout=30) as before:
         first = ask(before, "one two three")
         second = ask(before, "four", previous_response_id=first["id"])
         gone = ask(before, "gone")
         before.delete(f"/v1/responses/{gone['id']}").raise_for_status()
+    server.service.keep()
     with httpx.Client(base_url=serve(config).url, timeout=30) as after:
         assert after.get(f"/v1/responses/{first['id']}").json() == first
         assert after.get(f"/v1/responses/{gone['id']}").status_code == 404
         again = ask(after, "four", previous_response_id=first["id"])
         assert text_of(again) == text_of(second)
-        assert again["tree"]["parent_id"] is None
+        assert again["tree"]["parent_id"] == first["branch_id"], "its branch is there again too"
 
 
 # Conversations.

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from dendrite_core.batching.sequence import Sequence
 from dendrite_core.cache.branch import Branch
 from dendrite_core.cache.tree import TreeCache
+from dendrite_core.engine.keeping.journal import Journal
 from dendrite_core.engine.watching.watch import Watch
+
+Watcher = Watch | Journal
+AnyWatcher = TypeVar("AnyWatcher", Watch, Journal)
 
 
 class Watches:
@@ -16,21 +21,27 @@ class Watches:
     def __init__(self, cache: TreeCache, name: Callable[[Branch], str]) -> None:
         self._cache = cache
         self._name = name
-        self._open: list[Watch] = []
+        self._open: list[Watcher] = []
 
     def __len__(self) -> int:
         return len(self._open)
 
     def open(self, wake: Callable[[], None]) -> Watch:
         """A watcher to whom every branch there is counts as new."""
-        watch = Watch(wake)
+        return self._begin(Watch(wake))
+
+    def keep(self, wake: Callable[[], None]) -> Journal:
+        """A journal in which nothing is written yet."""
+        return self._begin(Journal(wake, self._is_known))
+
+    def _begin(self, watch: AnyWatcher) -> AnyWatcher:
         self._open.append(watch)
         self._cache.records.on_forget = self._forgotten
         for branch in self._cache.branches.values():
             watch.change(branch)
         return watch
 
-    def close(self, watch: Watch) -> None:
+    def close(self, watch: Watcher) -> None:
         """It hears no more."""
         self._open.remove(watch)
         if not self._open:

@@ -1,0 +1,111 @@
+"""A server that is killed and started again: branches, trees and responses go on under their names."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from dendrite_core import Engine, SamplingParams
+from dendrite_server.trees.keeper import Keeper
+from tests.checkpoints import make_checkpoint
+
+GREEDY = {"temperature": 0, "max_tokens": 8, "extra_body": {"ignore_eos": True}}
+
+
+class Process:
+    """A server in a process of its own, which keeps what it is told in `store`."""
+
+    def __init__(self, checkpoint: Path, store: Path) -> None:
+        command = [sys.executable, "-m", "dendrite_server", "--model", str(checkpoint), "--port", "0"]
+        options = ["--dtype", "float32", "--threads", "1", "--num-pages", "512", "--store-path", str(store)]
+        self.process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        url = self.process.stdout.readline().split(" at ")[-1].strip()
+        assert url.startswith("http"), "the server did not start"
+        self.http = httpx.Client(base_url=url, timeout=60)
+        self.client = openai.OpenAI(base_url=url, api_key="none", max_retries=0)
+
+    def end(self, by: int) -> None:
+        self.http.close()
+        self.client.close()
+        self.process.send_signal(by)
+        self.process.communicate(timeout=30)
+
+
+Start = Callable[[], Process]
+
+
+@pytest.fixture
+def start(checkpoint: Path, tmp_path: Path) -> Iterator[Start]:
+    running: list[Process] = []
+
+    def one() -> Process:
+        running.append(Process(checkpoint, tmp_path / "kept.sqlite"))
+        return running[-1]
+
+    yield one
+    for process in running:
+        if process.process.poll() is None:
+            process.end(signal.SIGKILL)
+
+
+def answer(server: Process, **fields: object) -> openai.types.chat.ChatCompletion:
+    return server.client.chat.completions.create(model="tiny", **{**GREEDY, **fields})  # type: ignore[call-overload,no-any-return]
+
+
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGKILL])
+def test_a_tree_survives_the_process(start: Start, by: int) -> None:
+    server = start()
+    first = answer(server, messages=[{"role": "user", "content": "one two three"}], n=2)
+    named, dropped = (choice.branch_id for choice in first.choices)  # type: ignore[attr-defined]
+    parent = {"parent_id": named, "ignore_eos": True}
+    expected = answer(server, messages=[{"role": "user", "content": "four"}], extra_body=parent)
+    server.http.post(f"branches/{named}", json={"pinned": True, "metadata": {"score": 0.5}})
+    assert server.http.delete(f"branches/{dropped}").status_code == 200
+    tree = server.http.get(f"branches/{named}").json()["tree_id"]
+    before = server.http.get(f"trees/{tree}").json()
+    if by == signal.SIGKILL:
+        time.sleep(2.5)  # Written once a second, and this machine may be busy.
+    server.end(by)
+
+    server = start()
+    after = server.http.get(f"trees/{tree}").json()
+    said = [{branch["id"]: branch["text"] for branch in one["branches"]} for one in (before, after)]
+    assert said[0] == said[1]
+    again = server.http.get(f"branches/{named}").json()
+    assert (again["pinned"], again["metadata"]) == (True, {"score": 0.5})
+    assert server.http.get(f"branches/{dropped}").status_code == 404
+    found = answer(server, messages=[{"role": "user", "content": "four"}], extra_body=parent)
+    assert found.choices[0].message.content == expected.choices[0].message.content
+    assert found.usage is not None
+    assert expected.usage is not None
+    assert found.usage.prompt_tokens == expected.usage.prompt_tokens
+
+
+def test_another_model_does_not_take_these_tokens_for_its_own(checkpoint: Path, tmp_path: Path) -> None:
+    store, other = str(tmp_path / "kept.sqlite"), make_checkpoint(tmp_path / "other")
+    with Engine.from_pretrained(str(checkpoint), num_pages=64) as engine:
+        keeper = Keeper(engine, store)
+        name = engine.generate([1, 2, 3], SamplingParams(max_tokens=2)).branch_id
+        keeper.close()
+    for model, restored in ((other, 0), (checkpoint, 2)):
+        with Engine.from_pretrained(str(model), num_pages=64) as engine:
+            keeper = Keeper(engine, store)
+            assert keeper.restored == restored
+            keeper.close()
+    assert name.startswith("branch_")
+
+
+def test_an_engine_that_ends_first_does_not_hold_the_keeper_up(checkpoint: Path, tmp_path: Path) -> None:
+    with Engine.from_pretrained(str(checkpoint), num_pages=64) as engine:
+        keeper = Keeper(engine, str(tmp_path / "kept.sqlite"))
+        engine.generate([1, 2, 3], SamplingParams(max_tokens=2))
+    keeper.close()
