@@ -30,6 +30,11 @@ class Result:
         [row] = [row for row in self.rows if row[key] == value]
         return row
 
+    def setting(self, ending: str) -> Any:
+        """The setting whose name ends so."""
+        [value] = [value for name, value in self.settings.items() if name.endswith(ending)]
+        return value
+
     @property
     def link(self) -> str:
         return f"[file]({self.path.relative_to(ROOT)})"
@@ -44,13 +49,13 @@ def against_transformers() -> Result:
 
 
 def steps() -> Result:
-    return Result("decode", "gpu")
+    return Result("steps", "gpu")
 
 
 def table() -> str:
     """What was measured, a line for each figure."""
     forks, theirs, gpu = fork(), against_transformers(), steps()
-    short, long = (forks.settings[f"fork_p50_us_at_{length}"] for length in (1_000, 128_000))
+    short, long = (forks.setting(f"us_at_{length}") for length in (1_000, 128_000))
     ours = theirs.row("contestant", "engine")
     one, many = gpu.row("workload", "prompt 512"), gpu.row("workload", "64 x 8192")
     lines = [

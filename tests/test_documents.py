@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from scripts.readme import CHART, README, ROOT, chart, readme
 
 PAGES = [README, *sorted((ROOT / ".github").glob("*.md"))]
+INSTALLED_BY_SCRIPTS = ("bench", "compat", "dev", "docs")
 LINK = re.compile(r"\[[^\]]*\]\((?!https?:)([^)#\s]+)")
 
 
@@ -35,3 +37,17 @@ def test_every_reference_of_the_readme_is_defined_and_used() -> None:
     defined = set(re.findall(r"^\[([^\]]+)\]: ", prose, re.MULTILINE))
     used = set(re.findall(r"\]\[([^\]]+)\]", prose)) | set(re.findall(r"\| \[([^\]]+)\] ", prose))
     assert used == defined
+
+
+def test_every_package_is_pinned_once_and_every_dependency_is_pinned() -> None:
+    """A package pinned twice makes every fresh installation fail."""
+    pinned = [name_of(line) for line in (ROOT / "constraints.txt").read_text().split()]
+    assert len(pinned) == len(set(pinned)), sorted(name for name in pinned if pinned.count(name) > 1)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    groups = [project["dependencies"], *(extras[name] for name in INSTALLED_BY_SCRIPTS)]
+    assert {name_of(requirement) for group in groups for requirement in group} <= {"dendrite", *pinned}
+
+
+def name_of(requirement: str) -> str:
+    return re.split(r"[\[<>=;!~ ]", requirement, maxsplit=1)[0].lower().replace("_", "-")

@@ -23,7 +23,7 @@ def judge(step):
     return WORTH[ask(question, temperature=0).choices[0].message.content]
 
 
-numbers = sys.argv[2] if sys.argv[2:] else "1 6 6 8"
+numbers = sys.argv[2] if sys.argv[2:] else "2 4 7 9"
 grown = ask([{"role": "user", "content": f"Explore 24: {numbers}"}], n_branches=8, stop="\n", seed=1)
 for depth in (1, 2, 3):
     thoughts = {choice.message.content: choice.branch_id for choice in reversed(grown.choices)}
