@@ -1,58 +1,42 @@
 """The demo: what a fork costs, a Game of 24 searched live in the terminal, and the same without a tree.
 
-`--record` writes what was shown, at the pace it was shown, as one animated SVG that needs no script.
+The search is shown slowed down, so that it can be followed; the times that are compared are of the same
+search run again, with nobody watching. `--record` writes what was shown as one animated SVG.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from xml.sax.saxutils import escape
+
+from rich.text import Text
 
 from benchmarks.fork import measure_fork
 from benchmarks.game24 import EMBEDDED, Puzzle, chosen_puzzles, explore, goal, judge, show, thought
+from benchmarks.recording import Stage
+from benchmarks.watching import Growing
 from dendrite_core import Engine, SamplingParams
 from dendrite_core.search import (
     Backend,
     Budget,
     EngineBackend,
-    Event,
     ResendingEngine,
     Result,
     Search,
+    Tree,
     TreeOfThoughts,
 )
 
 PREFIXES = (1_000, 8_000, 32_000, 128_000)
 BUDGET = Budget(tokens=1500, depth=5)
-COLOURS = {"plain": "", "dim": "2", "bold": "1", "good": "32", "fair": "33", "bad": "31"}
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line as it was shown: seconds since the start, words, colour."""
-
-    at: float
-    text: str
-    colour: str
-
-
-class Screen:
-    """Prints lines and remembers when."""
-
-    def __init__(self) -> None:
-        self.lines: list[Line] = []
-        self._begin = perf_counter()
-        self._coloured = sys.stdout.isatty()
-
-    def say(self, text: str = "", colour: str = "plain") -> None:
-        self.lines.append(Line(perf_counter() - self._begin, text, colour))
-        code = COLOURS[colour] if self._coloured else ""
-        print(f"\x1b[{code}m{text}\x1b[0m" if code else text, flush=True)
+ROOT, DEPTH, WIDTH, THOUGHT = 512, 3, 4, 16
+PACE = 0.55
+TURNS = 3
+TITLE = "scripts/demo"
 
 
 def main() -> None:
@@ -62,13 +46,13 @@ def main() -> None:
     parser.add_argument("--record", type=Path, help="write an animated SVG")
     args = parser.parse_args()
     puzzle = _puzzle(args.puzzle)
-    screen = Screen()
-    show_forks(screen)
+    stage = Stage()
+    show_forks(stage)
     with Engine.from_pretrained(str(EMBEDDED)) as engine:
-        asyncio.run(show_search(screen, engine, puzzle, args.seed))
+        asyncio.run(_show_searches(stage, engine, puzzle, args))
     if args.record:
         args.record.parent.mkdir(parents=True, exist_ok=True)
-        args.record.write_text(animation(screen.lines))
+        args.record.write_text(stage.animation(TITLE))
 
 
 def _puzzle(text: str | None) -> Puzzle:
@@ -80,122 +64,131 @@ def _puzzle(text: str | None) -> Puzzle:
     return (numbers[0], numbers[1], numbers[2], numbers[3])
 
 
-def show_forks(screen: Screen) -> None:
-    """A fork takes the same time whatever the length of the past."""
-    screen.say("$ scripts/demo", "dim")
-    screen.say()
-    screen.say("Forking a branch (median of 2,000; nothing is copied):", "bold")
-    for length in PREFIXES:
-        found = measure_fork(length, 1, 2_000)
-        screen.say(f"  {length:>7,} tokens of past   {found['fork_time_us']:6.2f} us")
-    screen.say()
-
-
-async def show_search(screen: Screen, engine: Engine, puzzle: Puzzle, seed: int) -> None:
-    screen.say(f"Game of 24 with {show(puzzle)}: thoughts, and the model's own judgement of each", "bold")
-    ways: dict[str, Backend] = {
-        "on the tree": EngineBackend(engine),
-        "re-prefilling every request": ResendingEngine(engine, prefix_cache=False),
-    }
+async def _show_searches(stage: Stage, engine: Engine, puzzle: Puzzle, args: argparse.Namespace) -> None:
     # The first step of an engine builds and loads what it needs; no search is to pay for that.
     await engine.agenerate("Hello", SamplingParams(max_tokens=4, seed=1))
-    results: dict[str, Result] = {}
-    for name, backend in ways.items():
-        watching = not results
-        method = TreeOfThoughts(
-            generator=thought(), evaluator=judge(), goal=goal(puzzle), width=3, branching=8
-        )
-        search = Search(backend, explore(puzzle), method, budget=BUDGET, seed=seed)
-        async for event in search:
-            if watching:
-                _tell(screen, event)
-        assert search.result is not None
-        results[name] = search.result
-    _compare(screen, results)
+    pace = PACE if stage.is_watched or args.record else 0.0
+    await show_search(stage, engine, puzzle, args.seed, pace)
+    await show_same_search(stage, engine, puzzle, args.seed)
+    await show_full_tree(stage, engine, args.seed)
 
 
-def _tell(screen: Screen, event: Event) -> None:
-    if event.kind in ("scored", "solved"):
-        for view in event.branches:
-            score = view.score or 0.0
-            colour = "good" if score > 0.9 else "fair" if score > 0 else "bad"
-            word = "24!" if view.status == "solved" else {"good": "sure", "fair": "likely"}.get(colour, "no")
-            screen.say(f"  {'  ' * view.depth}{view.text.strip():<34} {word}", colour)
-    elif event.kind == "pruned":
-        repeats = all(view.score is None for view in event.branches)
-        what = f"dropped {len(event.branches)} repeats" if repeats else f"pruned {len(event.branches)}"
-        screen.say(f"  {what}; their pages are free again", "dim")
-    elif event.kind == "finished" and event.branches:
-        solved = event.branches[0].status == "solved"
-        screen.say("  solved" if solved else f"  not solved: {event.reason}", "good" if solved else "bad")
+def _heading(text: str, remark: str) -> Text:
+    return Text.assemble((text, "bold bright_blue"), (f"  {remark}", "bright_black"))
 
 
-def _compare(screen: Screen, results: dict[str, Result]) -> None:
-    screen.say()
-    screen.say("The same search, the same thoughts, the same seed:", "bold")
-    for name, result in results.items():
-        count = result.count
-        screen.say(
-            f"  {name:<28} {count.computed:>6,} tokens computed ({count.prompt - count.cached:,} of prompts)"
-            f"  {result.seconds:5.2f} s"
-        )
-    first, second = results.values()
-    same = [view.text for view in first.tree] == [view.text for view in second.tree]
-    screen.say(f"  {'same thoughts' if same else 'rounding has turned a draw: the thoughts differ'}", "dim")
-    screen.say()
-    screen.say(first.text.strip(), "good" if first.solved else "plain")
+def show_forks(stage: Stage) -> None:
+    """A fork takes the same time whatever the length of the past."""
+    stage.say(_heading("Forking a branch", "median of 2,000 forks; nothing is copied"))
+    for length in PREFIXES:
+        found = measure_fork(length, 1, 2_000)
+        line = Text(f"  {length:>7,} tokens of past  ")
+        line.append(f"{found['fork_time_us']:5.2f} us  ", "bold green")
+        line.append("▇" * round(20 * found["fork_time_us"]), "green")
+        stage.say(line)
 
 
-# The recording.
-
-_FILL = {
-    "plain": "#c9d1d9",
-    "dim": "#7d8590",
-    "bold": "#ffffff",
-    "good": "#3fb950",
-    "fair": "#d29922",
-    "bad": "#f85149",
-}
-_LINE, _MARGIN, _WIDTH, _SHOWN = 18, 16, 860, 32
+def _search(backend: Backend, puzzle: Puzzle, seed: int) -> Search:
+    method = TreeOfThoughts(generator=thought(), evaluator=judge(), goal=goal(puzzle), width=3, branching=8)
+    return Search(backend, explore(puzzle), method, budget=BUDGET, seed=seed)
 
 
-def animation(lines: list[Line]) -> str:
-    """Lines that appear when they did, scrolling up once the window is full; plays for ever."""
-    rows = [Line(line.at, text, line.colour) for line in lines for text in line.text.split("\n")]
-    total = rows[-1].at + 4
-    height = 2 * _MARGIN + _SHOWN * _LINE
-    body = "\n".join(_row(number, row, total) for number, row in enumerate(rows))
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" font-size="13" '
-        'font-family="ui-monospace,SFMono-Regular,Menlo,Consolas,monospace">\n'
-        "<title>Dendrite: forks, and a Game of 24 searched on the tree</title>\n"
-        f'<rect width="{_WIDTH}" height="{height}" rx="8" fill="#0d1117"/>\n'
-        f'<clipPath id="w"><rect y="{_MARGIN // 2}" width="{_WIDTH}" height="{height - _MARGIN}"/>'
-        "</clipPath>\n"
-        f'<g clip-path="url(#w)"><g xml:space="preserve">{_scroll(rows, total)}\n{body}\n</g></g></svg>\n'
+async def show_search(stage: Stage, engine: Engine, puzzle: Puzzle, seed: int, pace: float) -> None:
+    """A Tree of Thoughts, step by step."""
+    stage.say(
+        "", _heading(f"Game of 24: {show(puzzle)}", "8 thoughts a step, the model judges each, 3 go on")
     )
+    growing = Growing(show(puzzle))
+    search = _search(EngineBackend(engine), puzzle, seed)
+    async for event in search:
+        growing.hear(event)
+        stage.change(growing.drawn())
+        await asyncio.sleep(pace)
+    stage.settle(growing.drawn())
+    assert search.result is not None
+    if search.result.solved:
+        steps = search.result.text.strip().splitlines()
+        stage.say(Text("  " + "  →  ".join(step.partition(" (")[0] for step in steps), "bold green"))
+    else:
+        stage.say(Text(f"  not solved: {search.result.reason}; try another --seed", "red"))
 
 
-def _row(number: int, row: Line, total: float) -> str:
-    y = _MARGIN + (number + 1) * _LINE - 5
-    text = f'<text x="{_MARGIN}" y="{y}" fill="{_FILL[row.colour]}" opacity="0">{escape(row.text)}'
-    shown = f'keyTimes="0;{min(row.at / total, 0.999):.4f}" values="0;1" calcMode="discrete"'
-    return (
-        f'{text}<animate attributeName="opacity" dur="{total:.2f}s" repeatCount="indefinite" {shown}/></text>'
-    )
+def _ways(engine: Engine) -> dict[str, Backend]:
+    return {
+        "on the tree": EngineBackend(engine),
+        "with a prefix cache": ResendingEngine(engine, prefix_cache=True),
+        "everything sent again": ResendingEngine(engine, prefix_cache=False),
+    }
 
 
-def _scroll(rows: list[Line], total: float) -> str:
-    """Moves everything up a line for each one beyond the window's last."""
-    over = [(row.at / total, number - _SHOWN + 1) for number, row in enumerate(rows) if number >= _SHOWN]
-    if not over:
-        return ""
-    times = ";".join(["0", *(f"{min(at, 0.999):.4f}" for at, _ in over)])
-    moves = ";".join(["0 0", *(f"0 {-lines * _LINE}" for _, lines in over)])
-    return (
-        f'<animateTransform attributeName="transform" type="translate" dur="{total:.2f}s" '
-        f'repeatCount="indefinite" calcMode="discrete" keyTimes="{times}" values="{moves}"/>'
-    )
+@dataclass
+class Cost:
+    """What one way took: its best time and its tokens."""
+
+    seconds: float
+    computed: int
+    texts: list[str]
+
+
+async def show_same_search(stage: Stage, engine: Engine, puzzle: Puzzle, seed: int) -> None:
+    """The search again in three ways, unwatched."""
+    stage.say("", _heading("The same search, the same seed", f"best of {TURNS} runs, nobody watching"))
+    costs: dict[str, Cost] = {}
+    for _ in range(TURNS):
+        for name, backend in _ways(engine).items():
+            result: Result = await _search(backend, puzzle, seed).run()
+            if isinstance(backend, ResendingEngine):
+                await backend.close()
+            _note(costs, name, result.seconds, result.count.computed, [view.text for view in result.tree])
+    _compare(stage, costs, "thoughts")
+
+
+async def show_full_tree(stage: Stage, engine: Engine, seed: int) -> None:
+    """Where prompts are longer there is more to save."""
+    branches = sum(WIDTH**level for level in range(1, DEPTH + 1))
+    remark = f"{branches} thoughts of {THOUGHT} tokens, all of {WIDTH} ways {DEPTH} deep"
+    stage.say("", _heading(f"A prompt of {ROOT} tokens", remark))
+    rng = random.Random(seed)
+    prompt = [rng.randrange(3, engine.config.vocab_size) for _ in range(ROOT)]
+    costs: dict[str, Cost] = {}
+    # Batches of a size not seen before cost more; nobody is to pay for that.
+    await _grow_whole(EngineBackend(engine), prompt, seed)
+    for name, backend in _ways(engine).items():
+        begin = perf_counter()
+        tree = await _grow_whole(backend, prompt, seed)
+        seconds = perf_counter() - begin
+        if isinstance(backend, ResendingEngine):
+            await backend.close()
+        _note(costs, name, seconds, tree.count.computed, [branch.text for branch in tree.branches])
+    _compare(stage, costs, "texts")
+
+
+async def _grow_whole(backend: Backend, prompt: list[int], seed: int) -> Tree:
+    async with Tree(backend, prompt, seed=seed) as tree:
+        level = [tree.root]
+        for _ in range(DEPTH):
+            grown = await tree.extend(level, WIDTH, max_tokens=THOUGHT, min_tokens=THOUGHT)
+            level = [child for children in grown for child in children]
+    return tree
+
+
+def _note(costs: dict[str, Cost], name: str, seconds: float, computed: int, texts: list[str]) -> None:
+    best = min(seconds, costs[name].seconds) if name in costs else seconds
+    costs[name] = Cost(best, computed, texts)
+
+
+def _compare(stage: Stage, costs: dict[str, Cost], what: str) -> None:
+    first, most = next(iter(costs.values())), max(cost.computed for cost in costs.values())
+    for name, cost in costs.items():
+        style = "green" if cost is first else "yellow"
+        line = Text(f"  {name:<23}")
+        line.append(f"{'▇' * max(1, round(16 * cost.computed / most)):<17}", style)
+        line.append(f"{cost.computed:>6,} tokens computed {cost.seconds:6.2f} s  ")
+        line.append("" if cost is first else f"{cost.seconds / first.seconds:.1f} x", style)
+        stage.say(line)
+    same = all(cost.texts == first.texts for cost in costs.values())
+    told = f"the same {what} in all three" if same else f"rounding turned a draw: not all {what} are the same"
+    stage.say(Text(f"  {told}", "bright_black"))
 
 
 if __name__ == "__main__":

@@ -25,8 +25,6 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-import openai
-
 from benchmarks.game24 import EMBEDDED, chosen_puzzles, explore
 from benchmarks.measure.server import dendrite_server
 from benchmarks.record import emit
@@ -229,10 +227,13 @@ async def _compare(prompt: Sequence[int], args: argparse.Namespace) -> dict[str,
 
 
 @asynccontextmanager
-async def _client(url: str) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=None) as client:
+async def _client(url: str) -> AsyncIterator[Any]:
+    # Only those who compare need it.
+    from openai import AsyncOpenAI
+
+    async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=None) as client:
         yield client
 
 
-async def _first_model(client: openai.AsyncOpenAI) -> str:
-    return (await client.models.list()).data[0].id
+async def _first_model(client: Any) -> str:
+    return str((await client.models.list()).data[0].id)
