@@ -80,13 +80,15 @@ def test_prefill_beside_decode_equals_dense_attention(dtype: torch.dtype) -> Non
     compare(forest.step(new), SHAPES["llama"], dtype, canaries=True)
 
 
-def test_a_long_shared_past_goes_through_wide_tiles() -> None:
+@pytest.mark.parametrize("name", ["llama", "small heads"])
+@pytest.mark.parametrize("branches", [10, 64, 100])
+def test_a_long_shared_past_goes_through_wide_tiles(name: str, branches: int) -> None:
     forest = Forest(PAGE, 3000, 1, scattered=True)
     root = forest.open()
     forest.step({root: 9000})
-    for _ in range(63):
+    for _ in range(branches - 1):
         forest.step({forest.fork(root): 1 + len(forest.rows)})
-    compare(forest.step(dict.fromkeys(forest.rows, 1)), SHAPES["llama"], torch.bfloat16)
+    compare(forest.step(dict.fromkeys(forest.rows, 1)), SHAPES[name], torch.bfloat16)
 
 
 def test_on_a_grid_a_row_does_not_depend_on_its_siblings() -> None:

@@ -23,6 +23,9 @@ from dendrite_core.forward.cuda.work_list import Tiles, plan
 from dendrite_core.forward.kv_store import KVStore
 
 _HEADS_AT_ONCE = 8
+_FEW_QUERIES = 8
+# Rows, tokens a step, and slots of the rings.
+_WIDE_TILE = (128, 64, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,6 @@ class TreeAttention:
         self.block_d = padded(shape.head_dim)
         self.side = torch.cuda.Stream(store.device)
         self.two_streams = True
-        self.wide_tile = (128, 64, 3)
         self.step: Step | None = None
 
     def _has_wgmma(self) -> bool:
@@ -100,7 +102,7 @@ class TreeAttention:
             narrow=narrow,
             wide=wide,
             tokens=64 if self.half else 32,
-            programs=264 if queries <= 8 else 528,
+            programs=264 if queries <= _FEW_QUERIES else 396,
             grid=self.grid,
         )
 
@@ -190,18 +192,20 @@ class TreeAttention:
         if self.wide_kernel is not None and window is None:
             self.wide_kernel.attend_wide[(132,)](
                 plan.counts, plan.wide, *self._pointers(layer, q, out),
-                shape.heads, shape.group, shape.head_dim, *self._pages(), *self.wide_tile,
-                num_warps=8,
+                shape.heads, shape.group, shape.head_dim, *self._pages(), *_WIDE_TILE,
+                num_warps=4,
             )  # fmt: skip
             return
         tile = (128, 64, 3) if self.half else (64, 32, 2)
-        self._plain(layer, q, out, window, 132, (0, 64, 2), tile, False, 8)
+        self._plain(layer, q, out, window, 132, (0, 64, 2), tile, False, 8, {})
 
     def _narrow(self, layer: int, q: Tensor, out: Tensor, window: int | None, pdl: bool) -> None:
-        programs = self.tiles(q.shape[0]).programs
-        tokens = 64 if self.half else 32
-        tile = (self.tiles(1).narrow, tokens, 4)
-        self._plain(layer, q, out, window, programs, tile, (0, tokens, 2), pdl, 4)
+        tiles = self.tiles(q.shape[0])
+        # As measured: with few rows a program more a multiprocessor is worth less than a tile more in flight.
+        stages = 4 if q.shape[0] <= _FEW_QUERIES or not self.half else 3
+        tile = (tiles.narrow, tiles.tokens, stages)
+        options = {"maxnreg": 168} if self.half and self.shape.head_dim <= 128 else {}
+        self._plain(layer, q, out, window, tiles.programs, tile, (0, tiles.tokens, 2), pdl, 4, options)
 
     def _plain(
         self,
@@ -214,10 +218,10 @@ class TreeAttention:
         wide: tuple[int, int, int],
         pdl: bool,
         warps: int,
+        options: dict[str, int],
     ) -> None:
         assert self.step is not None
         plan, shape = self.step.plan, self.shape
-        options = {"maxnreg": 128} if warps == 4 and self.half and shape.head_dim <= 128 else {}
         self.tree.attend[(programs,)](
             plan.counts, plan.narrow, plan.wide, *self._pointers(layer, q, out), window or 0,
             shape.heads, shape.group, shape.head_dim, self.block_d, *self._pages(), *narrow, *wide,

@@ -89,14 +89,20 @@ def _tile(
             acc = tl.dot(weight.to(v.dtype), v, acc * fade[:, None], input_precision=PRECISION)
             greatest = higher
 
+    # Pages are looked up a step ahead: a lookup between two steps would take a stage of the pipeline from K
+    # and V. Tokens past the end are the last one again, so that nothing is read behind a mask.
+    last = tl.maximum(end - 1, whole)
+    page = tl.load(pages + tl.minimum(whole + offset, last) // PAGE)
     for start in tl.range(whole, end, TOKENS, num_stages=STAGES):
         token = start + offset
-        there = token < end
-        page = tl.load(pages + token // PAGE, mask=there, other=0)
-        place = (page * STRIDE + (token % PAGE + GUARD)) * D
-        k = tl.load(keys + place[:, None] + dim[None, :], mask=there[:, None] & in_head[None, :], other=0.0)
+        place = (page * STRIDE + (tl.minimum(token, last) % PAGE + GUARD)) * D
+        page = tl.load(pages + tl.minimum(token + TOKENS, last) // PAGE)
+        if BLOCK_D == D:
+            k = tl.load(keys + place[:, None] + dim[None, :])
+        else:
+            k = tl.load(keys + place[:, None] + dim[None, :], mask=in_head[None, :], other=0.0)
         score = tl.dot(tile, tl.trans(k), input_precision=PRECISION) * scale
-        sees = there[None, :] & (token[None, :] <= position[:, None])
+        sees = (token < end)[None, :] & (token[None, :] <= position[:, None])
         if WINDOWED:
             sees = sees & (token[None, :] > position[:, None] - window)
         score = tl.where(sees, score, float("-inf"))
@@ -104,7 +110,10 @@ def _tile(
         weight = tl.exp2(score - higher[:, None])
         fade = tl.exp2(greatest - higher)
         total = total * fade + tl.sum(weight, 1)
-        v = tl.load(values + place[:, None] + dim[None, :], mask=there[:, None] & in_head[None, :], other=0.0)
+        if BLOCK_D == D:
+            v = tl.load(values + place[:, None] + dim[None, :])
+        else:
+            v = tl.load(values + place[:, None] + dim[None, :], mask=in_head[None, :], other=0.0)
         acc = tl.dot(weight.to(v.dtype), v, acc * fade[:, None], input_precision=PRECISION)
         greatest = higher
 

@@ -1,9 +1,14 @@
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,untyped-decorator"
-"""The wide tiles of tree attention for Hopper: the matrix product of one step hides the softmax of another.
+"""The wide tiles of tree attention for Hopper: one group of warps multiplies while another exponentiates.
 
-Same work list and same results as `tree_kernels.attend`, in Gluon, where it is said explicitly what is in
-flight: K and V arrive by asynchronous copies several steps ahead, scores of step j + 1 and the values of
-step j are multiplied while the exponentials of step j + 1 are computed.
+Same work list and same results as `tree_kernels.attend`, in Gluon, where it is said explicitly who does what.
+Four warps only copy: they bring K and V of one step after another into two rings, across items. Two groups of
+four warps take half of a tile's rows each and never meet: each waits for the ring, multiplies the scores of
+step j and the values of step j - 1, and lets the slots go.
+
+    loader      K0 V0 K1 V1 K2 V2 ...          waits where a slot is still read
+    attender 0  K0 | K1 V0 | K2 V1 | ...       softmax after every K, hidden by the products of the other
+    attender 1  K0 | K1 V0 | K2 V1 | ...
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
     async_copy,
     fence_async_shared,
+    mbarrier,
     warpgroup_mma,
     warpgroup_mma_wait,
 )
@@ -21,182 +27,199 @@ NOTHING = gl.constexpr(-1.0e30)
 
 
 @gluon.jit
-def _copy_tile(
-    buffer, source, page, start, end, index, steps,
-    D: gl.constexpr, PAGE: gl.constexpr, STRIDE: gl.constexpr, GUARD: gl.constexpr, TOKENS: gl.constexpr,
-    COPY: gl.constexpr,
+def _bounds(base, grown, TOKENS: gl.constexpr):
+    """First token, end, and how many steps: at least one, which may see nothing."""
+    begin = gl.load(base + 1)
+    end = gl.minimum(gl.load(base + 2), begin + gl.load(base + 6) + grown)
+    steps = gl.maximum((end - begin + TOKENS - 1) // TOKENS, 1)
+    return begin, end, steps
+
+
+@gluon.jit
+def _load(
+    counts, items, pages, keys, values, head_stride, k_ring, v_ring, k_full, k_empty, v_full, v_empty,
+    KV_HEADS: gl.constexpr, D: gl.constexpr, PAGE: gl.constexpr, STRIDE: gl.constexpr, GUARD: gl.constexpr,
+    TOKENS: gl.constexpr, DEPTH: gl.constexpr,
 ):  # fmt: skip
-    """Start to copy one tile of K or V; nothing if there is no step `index`."""
-    token = start + gl.arange(0, TOKENS, gl.SliceLayout(1, COPY))
-    token = gl.minimum(token, end - 1)
+    """Bring K and V of every step of every item of this program into the rings."""
+    COPY: gl.constexpr = gl.BlockedLayout([1, 8], [32 * 8 // D, D // 8], [4, 1], [1, 0])
+    row = gl.arange(0, TOKENS, gl.SliceLayout(1, COPY))
     dim = gl.arange(0, D, gl.SliceLayout(0, COPY))
-    place = (page * STRIDE + (token % PAGE + GUARD)) * D
-    there = gl.full([TOKENS, D], 0, gl.int32, COPY) + index < steps
-    async_copy.async_copy_global_to_shared(buffer, source + (place[:, None] + dim[None, :]), mask=there)
+    count = gl.load(counts + 1) * KV_HEADS
+    grown = gl.load(counts + 2)
+    done = gl.program_id(0) * 0
+    for work in range(gl.program_id(0), count, gl.num_programs(0)):
+        base = items + work // KV_HEADS * 8
+        begin, end, steps = _bounds(base, grown, TOKENS)
+        listed = pages + gl.load(base)
+        head_at = (work % KV_HEADS).to(gl.int64) * head_stride
+        k_head = keys + head_at
+        v_head = values + head_at
+        last = gl.maximum(end - 1, begin)
+        token = gl.minimum(begin + row, last)
+        page = gl.load(listed + token // PAGE)
+        for index in range(steps):
+            place = (page * STRIDE + (token % PAGE + GUARD)) * D
+            at = place[:, None] + dim[None, :]
+            token = gl.minimum(begin + (index + 1) * TOKENS + row, last)
+            page = gl.load(listed + token // PAGE)
+            slot = done % DEPTH
+            free = (done // DEPTH + 1) & 1
+            mbarrier.wait(k_empty.index(slot), free)
+            async_copy.async_copy_global_to_shared(k_ring.index(slot), k_head + at)
+            async_copy.mbarrier_arrive(k_full.index(slot), increment_count=False)
+            mbarrier.wait(v_empty.index(slot), free)
+            async_copy.async_copy_global_to_shared(v_ring.index(slot), v_head + at)
+            async_copy.mbarrier_arrive(v_full.index(slot), increment_count=False)
+            done += 1
 
 
 @gluon.jit
-def _pages_of(pages, start, end, PAGE: gl.constexpr, TOKENS: gl.constexpr, COPY: gl.constexpr):
-    token = start + gl.arange(0, TOKENS, gl.SliceLayout(1, COPY))
-    return gl.load(pages + gl.minimum(token, end - 1) // PAGE)
-
-
-@gluon.jit
-def _masked(score, start, end, position, TOKENS: gl.constexpr, SCORES: gl.constexpr):
-    token = start + gl.arange(0, TOKENS, gl.SliceLayout(0, SCORES))
-    sees = (token[None, :] < end) & (token[None, :] <= position[:, None])
-    return gl.where(sees, score, float("-inf"))
+def _softmax(
+    score, start, end, position, greatest, scale,
+    TOKENS: gl.constexpr, SCORES: gl.constexpr, MASKED: gl.constexpr,
+):  # fmt: skip
+    """Weights of one step relative to the new maximum, and that maximum."""
+    if MASKED:
+        token = start + gl.arange(0, TOKENS, gl.SliceLayout(0, SCORES))
+        sees = (token[None, :] < end) & (token[None, :] <= position[:, None])
+        score = gl.where(sees, score, float("-inf"))
+    higher = gl.maximum(greatest, gl.max(score, 1) * scale)
+    return gl.exp2(score * scale - higher[:, None]), higher
 
 
 @gluon.jit
 def _step(
-    index, tile, k_ring, v_ring, keys, values, pages, page_v, page_k, page_next,
-    begin, end, steps, position, greatest, total, acc, weight, scale,
-    D: gl.constexpr, PAGE: gl.constexpr, STRIDE: gl.constexpr, GUARD: gl.constexpr,
-    ROWS: gl.constexpr, TOKENS: gl.constexpr, DEPTH: gl.constexpr, COPY: gl.constexpr,
+    done, start, end, tile, k_ring, v_ring, k_full, k_empty, v_full, v_empty,
+    position, greatest, total, acc, weight, scale,
+    HALF: gl.constexpr, TOKENS: gl.constexpr, DEPTH: gl.constexpr,
     SCORES: gl.constexpr, RESULT: gl.constexpr, WEIGHTS: gl.constexpr, MASKED: gl.constexpr,
 ):  # fmt: skip
-    """Scores of step `index`, values of the step before it."""
-    async_copy.wait_group(DEPTH - 2)
+    """Scores of step `done`, values of the step before it."""
+    slot = done % DEPTH
+    mbarrier.wait(k_full.index(slot), (done // DEPTH) & 1)
     fence_async_shared()
-    zero = gl.zeros([ROWS, TOKENS], gl.float32, SCORES)
-    k = k_ring.index(index % DEPTH).permute((1, 0))
-    score = warpgroup_mma(tile, k, zero, use_acc=False, is_async=True)
-    acc = warpgroup_mma(weight, v_ring.index((index - 1) % DEPTH), acc, is_async=True)
-
-    ahead = index + DEPTH - 1
-    at = begin + ahead * TOKENS
-    _copy_tile(k_ring.index(ahead % DEPTH), keys, page_k, at, end, ahead, steps,
-               D, PAGE, STRIDE, GUARD, TOKENS, COPY)  # fmt: skip
-    _copy_tile(v_ring.index((ahead - 1) % DEPTH), values, page_v, at - TOKENS, end, ahead - 1, steps,
-               D, PAGE, STRIDE, GUARD, TOKENS, COPY)  # fmt: skip
-    async_copy.commit_group()
-    page_v = page_k
-    page_k = page_next
-    page_next = _pages_of(pages, at + 2 * TOKENS, end, PAGE, TOKENS, COPY)
-
+    zero = gl.zeros([HALF, TOKENS], gl.float32, SCORES)
+    score = warpgroup_mma(tile, k_ring.index(slot).permute((1, 0)), zero, use_acc=False, is_async=True)
+    before = done - 1
+    v_slot = before % DEPTH
+    mbarrier.wait(v_full.index(v_slot), (before // DEPTH) & 1)
+    fence_async_shared()
+    acc = warpgroup_mma(weight, v_ring.index(v_slot), acc, is_async=True)
     score = warpgroup_mma_wait(1, deps=[score])
-    if MASKED:
-        score = _masked(score, begin + index * TOKENS, end, position, TOKENS, SCORES)
-    higher = gl.maximum(greatest, gl.max(score, 1) * scale)
-    p = gl.exp2(score * scale - higher[:, None])
+    mbarrier.arrive(k_empty.index(slot))
+    p, higher = _softmax(score, start, end, position, greatest, scale, TOKENS, SCORES, MASKED)
     fade = gl.exp2(greatest - higher)
     total = total * fade + gl.sum(p, 1)
     acc = warpgroup_mma_wait(0, deps=[acc])
+    mbarrier.arrive(v_empty.index(v_slot))
     acc = acc * gl.convert_layout(fade, gl.SliceLayout(1, RESULT))[:, None]
-    weight = gl.convert_layout(p.to(tile.dtype), WEIGHTS)
-    return higher, total, acc, weight, page_v, page_k, page_next
+    weight = gl.convert_layout(p.to(k_ring.dtype), WEIGHTS)
+    return higher, total, acc, weight
 
 
 @gluon.jit
-def _item(
-    item, head, grown, items, query_slots, pages, positions,
-    q, q_stride, keys, values, head_stride, out, out_stride, partial, partial_lse, scale,
-    tile, k_ring, v_ring,
-    HEADS: gl.constexpr, GROUP: gl.constexpr, D: gl.constexpr, PAGE: gl.constexpr, STRIDE: gl.constexpr,
-    GUARD: gl.constexpr, ROWS: gl.constexpr, TOKENS: gl.constexpr, DEPTH: gl.constexpr,
+def _attend(
+    counts, items, query_slots, positions, q, q_stride, out, out_stride, partial, partial_lse, scale,
+    tile, k_ring, v_ring, k_full, k_empty, v_full, v_empty,
+    WHO: gl.constexpr, HEADS: gl.constexpr, GROUP: gl.constexpr, D: gl.constexpr,
+    HALF: gl.constexpr, TOKENS: gl.constexpr, DEPTH: gl.constexpr,
 ):  # fmt: skip
-    WARPS: gl.constexpr = gl.num_warps()
-    COPY: gl.constexpr = gl.BlockedLayout([1, 8], [32 * 8 // D, D // 8], [WARPS, 1], [1, 0])
-    SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, TOKENS, 16])
-    RESULT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, D, 16])
+    """Half WHO of the rows of every item of this program."""
+    KV_HEADS: gl.constexpr = HEADS // GROUP
+    COPY: gl.constexpr = gl.BlockedLayout([1, 8], [32 * 8 // D, D // 8], [4, 1], [1, 0])
+    SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, TOKENS, 16])
+    RESULT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
     WEIGHTS: gl.constexpr = gl.DotOperandLayout(0, RESULT, 2)
-    base = items + item * 8
-    pages += gl.load(base)
-    begin = gl.load(base + 1)
-    end = gl.minimum(gl.load(base + 2), begin + gl.load(base + 6) + grown)
-    first_slot = gl.load(base + 3)
-    count = gl.load(base + 4)
-    first_query = gl.load(base + 5)
-    head_at = head.to(gl.int64)
-    keys += head_at * head_stride
-    values += head_at * head_stride
+    work_count = gl.load(counts + 1) * KV_HEADS
+    grown = gl.load(counts + 2)
+    done = gl.program_id(0) * 0
+    for work in range(gl.program_id(0), work_count, gl.num_programs(0)):
+        head = work % KV_HEADS
+        base = items + work // KV_HEADS * 8
+        begin, end, steps = _bounds(base, grown, TOKENS)
+        first_slot = gl.load(base + 3)
+        count = gl.load(base + 4)
+        first_query = gl.load(base + 5)
+        if count * GROUP <= WHO * HALF:
+            # None of the queries is ours; the slots have to be let go all the same.
+            for _ in range(steps):
+                slot = done % DEPTH
+                mbarrier.wait(k_full.index(slot), (done // DEPTH) & 1)
+                mbarrier.arrive(k_empty.index(slot))
+                mbarrier.wait(v_full.index(slot), (done // DEPTH) & 1)
+                mbarrier.arrive(v_empty.index(slot))
+                done += 1
+        else:
+            row = WHO * HALF + gl.arange(0, HALF, gl.SliceLayout(1, COPY))
+            listed = row // GROUP < count
+            query = gl.where(listed, first_query + row // GROUP, 0)
+            q_at = query.to(gl.int64) * q_stride + (head * GROUP + row % GROUP) * D
+            dim = gl.arange(0, D, gl.SliceLayout(0, COPY))
+            tile.store(gl.load(q + q_at[:, None] + dim[None, :], mask=listed[:, None], other=0.0))
+            fence_async_shared()
+            gl.thread_barrier()
 
-    row = gl.arange(0, ROWS, gl.SliceLayout(1, COPY))
-    listed = row // GROUP < count
-    query = gl.where(listed, first_query + row // GROUP, 0)
-    q_at = query.to(gl.int64) * q_stride + (head * GROUP + row % GROUP) * D
-    dim = gl.arange(0, D, gl.SliceLayout(0, COPY))
-    value = gl.load(q + q_at[:, None] + dim[None, :], mask=listed[:, None], other=0.0)
-    tile.store(value)
+            row = WHO * HALF + gl.arange(0, HALF, gl.SliceLayout(1, SCORES))
+            valid = row // GROUP < count
+            query = gl.where(valid, first_query + row // GROUP, 0)
+            position = gl.load(positions + query, mask=valid, other=-1).to(gl.int32)
+            seen = gl.minimum(end, gl.min(gl.where(valid, position, 2147483647), 0) + 1)
+            whole = gl.maximum(seen - begin, 0) // TOKENS
 
-    row = gl.arange(0, ROWS, gl.SliceLayout(1, SCORES))
-    valid = row // GROUP < count
-    query = gl.where(valid, first_query + row // GROUP, 0)
-    position = gl.load(positions + query, mask=valid, other=-1).to(gl.int32)
-    seen = gl.minimum(end, gl.min(gl.where(valid, position, 2147483647), 0) + 1)
-    steps = gl.maximum((end - begin + TOKENS - 1) // TOKENS, 0)
-    whole = gl.maximum(seen - begin, 0) // TOKENS
+            slot = done % DEPTH
+            mbarrier.wait(k_full.index(slot), (done // DEPTH) & 1)
+            fence_async_shared()
+            zero = gl.zeros([HALF, TOKENS], gl.float32, SCORES)
+            score = warpgroup_mma(tile, k_ring.index(slot).permute((1, 0)), zero, use_acc=False)
+            mbarrier.arrive(k_empty.index(slot))
+            greatest = gl.full([HALF], NOTHING, gl.float32, gl.SliceLayout(1, SCORES))
+            p, greatest = _softmax(score, begin, end, position, greatest, scale, TOKENS, SCORES, True)
+            total = gl.sum(p, 1)
+            acc = gl.zeros([HALF, D], gl.float32, RESULT)
+            weight = gl.convert_layout(p.to(k_ring.dtype), WEIGHTS)
+            done += 1
+            for index in range(1, whole):
+                greatest, total, acc, weight = _step(
+                    done, begin + index * TOKENS, end, tile, k_ring, v_ring, k_full, k_empty, v_full, v_empty,
+                    position, greatest, total, acc, weight, scale, HALF, TOKENS, DEPTH,
+                    SCORES, RESULT, WEIGHTS, False,
+                )  # fmt: skip
+                done += 1
+            for index in range(gl.maximum(whole, 1), steps):
+                greatest, total, acc, weight = _step(
+                    done, begin + index * TOKENS, end, tile, k_ring, v_ring, k_full, k_empty, v_full, v_empty,
+                    position, greatest, total, acc, weight, scale, HALF, TOKENS, DEPTH,
+                    SCORES, RESULT, WEIGHTS, True,
+                )  # fmt: skip
+                done += 1
+            before = done - 1
+            slot = before % DEPTH
+            mbarrier.wait(v_full.index(slot), (before // DEPTH) & 1)
+            fence_async_shared()
+            acc = warpgroup_mma(weight, v_ring.index(slot), acc)
+            mbarrier.arrive(v_empty.index(slot))
 
-    # Group i of the copies holds K of step i and V of step i - 1.
-    page_v = _pages_of(pages, begin, end, PAGE, TOKENS, COPY)
-    page_k = page_v
-    for i in gl.static_range(DEPTH - 1):
-        _copy_tile(k_ring.index(i), keys, page_k, begin + i * TOKENS, end, i, steps,
-                   D, PAGE, STRIDE, GUARD, TOKENS, COPY)  # fmt: skip
-        if i > 0:
-            _copy_tile(v_ring.index(i - 1), values, page_v, begin + (i - 1) * TOKENS, end, i - 1, steps,
-                       D, PAGE, STRIDE, GUARD, TOKENS, COPY)  # fmt: skip
-        async_copy.commit_group()
-        page_v = page_k
-        page_k = _pages_of(pages, begin + (i + 1) * TOKENS, end, PAGE, TOKENS, COPY)
-    page_next = _pages_of(pages, begin + DEPTH * TOKENS, end, PAGE, TOKENS, COPY)
+            lse = gl.where(total > 0, greatest + gl.log2(total), NOTHING)
+            slot_of = gl.load(query_slots + first_slot + row // GROUP, mask=valid, other=0)
+            part = slot_of.to(gl.int64) * HEADS + head * GROUP + row % GROUP
+            gl.store(partial_lse + part, lse, mask=valid & (slot_of >= 0))
 
-    async_copy.wait_group(DEPTH - 2)
-    fence_async_shared()
-    zero = gl.zeros([ROWS, TOKENS], gl.float32, SCORES)
-    score = warpgroup_mma(tile, k_ring.index(0).permute((1, 0)), zero, use_acc=False)
-    at = begin + (DEPTH - 1) * TOKENS
-    _copy_tile(k_ring.index(DEPTH - 1), keys, page_k, at, end, DEPTH - 1, steps,
-               D, PAGE, STRIDE, GUARD, TOKENS, COPY)  # fmt: skip
-    _copy_tile(v_ring.index(DEPTH - 2), values, page_v, at - TOKENS, end, DEPTH - 2, steps,
-               D, PAGE, STRIDE, GUARD, TOKENS, COPY)  # fmt: skip
-    async_copy.commit_group()
-    page_v = page_k
-    page_k = page_next
-    page_next = _pages_of(pages, at + 2 * TOKENS, end, PAGE, TOKENS, COPY)
-    score = _masked(score, begin, end, position, TOKENS, SCORES)
-    lowest = gl.full([ROWS], NOTHING, gl.float32, gl.SliceLayout(1, SCORES))
-    greatest = gl.maximum(lowest, gl.max(score, 1) * scale)
-    p = gl.exp2(score * scale - greatest[:, None])
-    total = gl.sum(p, 1)
-    acc = gl.zeros([ROWS, D], gl.float32, RESULT)
-    weight = gl.convert_layout(p.to(tile.dtype), WEIGHTS)
-
-    for index in range(1, whole):
-        greatest, total, acc, weight, page_v, page_k, page_next = _step(
-            index, tile, k_ring, v_ring, keys, values, pages, page_v, page_k, page_next, begin, end, steps,
-            position, greatest, total, acc, weight, scale, D, PAGE, STRIDE, GUARD, ROWS, TOKENS, DEPTH,
-            COPY, SCORES, RESULT, WEIGHTS, False,
-        )  # fmt: skip
-    for index in range(gl.maximum(whole, 1), steps):
-        greatest, total, acc, weight, page_v, page_k, page_next = _step(
-            index, tile, k_ring, v_ring, keys, values, pages, page_v, page_k, page_next, begin, end, steps,
-            position, greatest, total, acc, weight, scale, D, PAGE, STRIDE, GUARD, ROWS, TOKENS, DEPTH,
-            COPY, SCORES, RESULT, WEIGHTS, True,
-        )  # fmt: skip
-    async_copy.wait_group(0)
-    fence_async_shared()
-    acc = warpgroup_mma(weight, v_ring.index((gl.maximum(steps, 1) - 1) % DEPTH), acc)
-
-    lse = gl.where(total > 0, greatest + gl.log2(total), NOTHING)
-    slot = gl.load(query_slots + first_slot + row // GROUP, mask=valid, other=0)
-    part = slot.to(gl.int64) * HEADS + head * GROUP + row % GROUP
-    gl.store(partial_lse + part, lse, mask=valid & (slot >= 0))
-
-    row = gl.arange(0, ROWS, gl.SliceLayout(1, RESULT))
-    valid = row // GROUP < count
-    query = gl.where(valid, first_query + row // GROUP, 0)
-    slot = gl.load(query_slots + first_slot + row // GROUP, mask=valid, other=0)
-    total = gl.convert_layout(total, gl.SliceLayout(1, RESULT))
-    result = acc / gl.where(total > 0, total, 1.0)[:, None]
-    dim = gl.arange(0, D, gl.SliceLayout(0, RESULT))
-    query_head = head * GROUP + row % GROUP
-    alone = valid & (slot < 0)
-    out_at = query.to(gl.int64) * out_stride + query_head * D
-    gl.store(out + out_at[:, None] + dim[None, :], result.to(out.dtype.element_ty), mask=alone[:, None])
-    part = (slot.to(gl.int64) * HEADS + query_head) * D
-    gl.store(partial + part[:, None] + dim[None, :], result, mask=(valid & (slot >= 0))[:, None])
+            row = WHO * HALF + gl.arange(0, HALF, gl.SliceLayout(1, RESULT))
+            valid = row // GROUP < count
+            query = gl.where(valid, first_query + row // GROUP, 0)
+            slot_of = gl.load(query_slots + first_slot + row // GROUP, mask=valid, other=0)
+            total = gl.convert_layout(total, gl.SliceLayout(1, RESULT))
+            result = acc / gl.where(total > 0, total, 1.0)[:, None]
+            dim = gl.arange(0, D, gl.SliceLayout(0, RESULT))
+            query_head = head * GROUP + row % GROUP
+            alone = valid & (slot_of < 0)
+            out_at = query.to(gl.int64) * out_stride + query_head * D
+            gl.store(
+                out + out_at[:, None] + dim[None, :], result.to(out.dtype.element_ty), mask=alone[:, None]
+            )
+            part = (slot_of.to(gl.int64) * HEADS + query_head) * D
+            gl.store(partial + part[:, None] + dim[None, :], result, mask=(valid & (slot_of >= 0))[:, None])
 
 
 @gluon.jit
@@ -206,19 +229,38 @@ def attend_wide(
     HEADS: gl.constexpr, GROUP: gl.constexpr, D: gl.constexpr, PAGE: gl.constexpr, STRIDE: gl.constexpr,
     GUARD: gl.constexpr, ROWS: gl.constexpr, TOKENS: gl.constexpr, DEPTH: gl.constexpr,
 ):  # fmt: skip
-    """Every wide item for every K/V head, by a fixed number of programs of ROWS // 16 warps."""
+    """Every wide item for every K/V head, by a fixed number of programs of 4 + 4 + 4 warps."""
     KV_HEADS: gl.constexpr = HEADS // GROUP
+    HALF: gl.constexpr = ROWS // 2
     DTYPE: gl.constexpr = q.dtype.element_ty
-    ROW_TILE: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, D], DTYPE)
+    ROW_TILE: gl.constexpr = gl.NVMMASharedLayout.get_default_for([HALF, D], DTYPE)
     STEP_TILE: gl.constexpr = gl.NVMMASharedLayout.get_default_for([TOKENS, D], DTYPE)
-    tile = gl.allocate_shared_memory(DTYPE, [ROWS, D], ROW_TILE)
+    tiles = gl.allocate_shared_memory(DTYPE, [2, HALF, D], ROW_TILE)
     k_ring = gl.allocate_shared_memory(DTYPE, [DEPTH, TOKENS, D], STEP_TILE)
     v_ring = gl.allocate_shared_memory(DTYPE, [DEPTH, TOKENS, D], STEP_TILE)
-    count = gl.load(counts + 1) * KV_HEADS
-    grown = gl.load(counts + 2)
-    for work in range(gl.program_id(0), count, gl.num_programs(0)):
-        _item(
-            work // KV_HEADS, work % KV_HEADS, grown, items, query_slots, pages, positions,
-            q, q_stride, keys, values, head_stride, out, out_stride, partial, partial_lse, scale,
-            tile, k_ring, v_ring, HEADS, GROUP, D, PAGE, STRIDE, GUARD, ROWS, TOKENS, DEPTH,
-        )  # fmt: skip
+    k_full = gl.allocate_shared_memory(gl.int64, [DEPTH, 1], mbarrier.MBarrierLayout())
+    k_empty = gl.allocate_shared_memory(gl.int64, [DEPTH, 1], mbarrier.MBarrierLayout())
+    v_full = gl.allocate_shared_memory(gl.int64, [DEPTH, 1], mbarrier.MBarrierLayout())
+    v_empty = gl.allocate_shared_memory(gl.int64, [DEPTH, 1], mbarrier.MBarrierLayout())
+    for slot in gl.static_range(DEPTH):
+        # Every thread of the loader arrives when its copies have; each group of attenders once.
+        mbarrier.init(k_full.index(slot), count=128)
+        mbarrier.init(v_full.index(slot), count=128)
+        mbarrier.init(k_empty.index(slot), count=2)
+        mbarrier.init(v_empty.index(slot), count=2)
+    gl.warp_specialize([
+        (_attend, (
+            counts, items, query_slots, positions, q, q_stride, out, out_stride, partial, partial_lse, scale,
+            tiles.index(0), k_ring, v_ring, k_full, k_empty, v_full, v_empty,
+            0, HEADS, GROUP, D, HALF, TOKENS, DEPTH,
+        )),
+        (_attend, (
+            counts, items, query_slots, positions, q, q_stride, out, out_stride, partial, partial_lse, scale,
+            tiles.index(1), k_ring, v_ring, k_full, k_empty, v_full, v_empty,
+            1, HEADS, GROUP, D, HALF, TOKENS, DEPTH,
+        )),
+        (_load, (
+            counts, items, pages, keys, values, head_stride, k_ring, v_ring, k_full, k_empty, v_full, v_empty,
+            KV_HEADS, D, PAGE, STRIDE, GUARD, TOKENS, DEPTH,
+        )),
+    ], [4, 4], [224, 56])  # fmt: skip
