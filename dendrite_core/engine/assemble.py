@@ -63,6 +63,7 @@ def assemble(asked: EngineConfig) -> Parts:
             canaries=config.canaries,
             deterministic=config.deterministic,
             attention_backend=config.attention_backend,
+            max_rows=config.max_rows,
         )
         runner.prepare()
     loop = EngineLoop(
@@ -109,7 +110,10 @@ def _facts(
     free = None
     if device != "cpu":
         limits = Limits(
-            page_size=asked.page_size, max_rows=asked.max_rows, max_tokens=batch_tokens(asked, device)
+            page_size=asked.page_size,
+            max_rows=asked.max_rows,
+            max_tokens=batch_tokens(asked, device),
+            max_length=asked.max_model_len or shape.max_position,
         )
         free = free_for_pages(model, sampler, limits, asked.gpu_memory_utilization)
     return Facts(

@@ -71,10 +71,12 @@ def build_runner(
     canaries: bool = False,
     deterministic: bool = False,
     attention_backend: str = "auto",
+    max_rows: int = 256,
 ) -> Runner:
     """The runner of a model on its own device, with KV for `num_pages` pages.
 
-    `attention_backend` is that of a CUDA device: tree, flashinfer, or auto for the faster one.
+    `attention_backend` is that of a CUDA device: tree, flashinfer, or auto for the faster one. Steps of up to
+    `max_rows` tokens are replayed there from graphs.
     """
     config, decoder = model.config, model.decoder
     store = KVStore(
@@ -104,4 +106,4 @@ def build_runner(
     # Here because it leans on this module, and on Triton, which is there only where CUDA is.
     from dendrite_core.forward.cuda.cuda_graph import cuda_runner
 
-    return cuda_runner(model, store, shape, attention_backend)
+    return cuda_runner(model, store, shape, attention_backend, max_rows)

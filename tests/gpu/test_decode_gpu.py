@@ -44,7 +44,10 @@ def close(found: torch.Tensor, want: torch.Tensor) -> bool:
 
 
 def test_rows_grow_and_fork_under_graphs(model: LoadedModel) -> None:
-    runner, forest = build_runner(model, PAGES, PAGE), Forest(PAGE, PAGES, scattered=True)
+    runner, forest = (
+        build_runner(model, PAGES, PAGE, attention_backend="tree"),
+        Forest(PAGE, PAGES, scattered=True),
+    )
     root = forest.open()
     assert close(runner.run(b := filled(forest.step({root: 333}))).clone(), exact(model, runner, b))
     for _ in range(11):
@@ -61,7 +64,7 @@ def test_rows_grow_and_fork_under_graphs(model: LoadedModel) -> None:
 
 
 def test_a_fork_equals_the_same_tokens_computed_anew(model: LoadedModel) -> None:
-    runner, forest = build_runner(model, PAGES, PAGE), Forest(PAGE, PAGES)
+    runner, forest = build_runner(model, PAGES, PAGE, attention_backend="tree"), Forest(PAGE, PAGES)
     root = forest.open()
     runner.run(filled(forest.step({root: 100})))
     child = forest.fork(root)
@@ -72,7 +75,10 @@ def test_a_fork_equals_the_same_tokens_computed_anew(model: LoadedModel) -> None
 
 
 def test_short_prompts_beside_decoding_rows_replay_a_graph(model: LoadedModel) -> None:
-    runner, forest = build_runner(model, PAGES, PAGE), Forest(PAGE, PAGES, scattered=True)
+    runner, forest = (
+        build_runner(model, PAGES, PAGE, attention_backend="tree"),
+        Forest(PAGE, PAGES, scattered=True),
+    )
     root = forest.open()
     runner.run(filled(forest.step({root: 90})))
     for new in (2, 17, 60, 2):
@@ -84,8 +90,22 @@ def test_short_prompts_beside_decoding_rows_replay_a_graph(model: LoadedModel) -
     assert runner.graphs  # type: ignore[attr-defined]
 
 
+def test_more_rows_than_a_short_prompt_has_tokens_replay_a_graph(model: LoadedModel) -> None:
+    forest = Forest(PAGE, 1000, scattered=True)
+    runner = build_runner(model, 1000, PAGE, attention_backend="tree", max_rows=400)
+    root = forest.open()
+    runner.run(filled(forest.step({root: 70})))
+    for _ in range(299):
+        forest.fork(root)
+    for _ in range(3):
+        batch = filled(forest.step(dict.fromkeys(forest.rows, 1)))
+        found = runner.run(batch).clone()
+        assert close(found, exact(model, runner, batch))
+    assert {key[0] for key in runner.graphs} == {96, 384}  # type: ignore[attr-defined]
+
+
 def test_tokens_on_the_device_stand_in_for_those_of_the_batch(model: LoadedModel) -> None:
-    runner, forest = build_runner(model, PAGES, PAGE), Forest(PAGE, PAGES)
+    runner, forest = build_runner(model, PAGES, PAGE, attention_backend="tree"), Forest(PAGE, PAGES)
     rows = [forest.open() for _ in range(3)]
     runner.run(filled(forest.step(dict.fromkeys(rows, 40))))
     batch = filled(forest.step(dict.fromkeys(rows, 1)), [5, 6, 7])

@@ -7,6 +7,7 @@ The same run has every kernel compiled and every library initialised, so that no
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 from dataclasses import dataclass
 
@@ -35,6 +36,7 @@ class Limits:
     page_size: int
     max_rows: int
     max_tokens: int
+    max_length: int
 
 
 def free_for_pages(model: LoadedModel, sampler: Sampler, limits: Limits, utilization: float) -> int:
@@ -52,14 +54,14 @@ def free_for_pages(model: LoadedModel, sampler: Sampler, limits: Limits, utiliza
 
 def _measured(model: LoadedModel, sampler: Sampler, limits: Limits) -> int:
     """Bytes that a runner takes besides weights and pages, over a store just large enough for one step."""
-    device, pages = model.decoder.device, _pages(limits)
+    device, batch = model.decoder.device, largest_step(limits, sampler.vocab_size)
+    pages = batch.page_tables[-1][-1] + 1
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_reserved(device) + pages * bytes_per_page(model, limits.page_size)
-    runner = build_runner(model, pages, limits.page_size)
+    runner = build_runner(model, pages, limits.page_size, attention_backend="tree", max_rows=limits.max_rows)
     runner.prepare(largest=True)
-    batch = largest_step(limits, sampler.vocab_size)
     logits = runner.run(batch)
     drawn, scored = sampler.launch(logits, batch.draws), score(logits, batch.scores)
     drawn.read()
@@ -71,33 +73,34 @@ def _measured(model: LoadedModel, sampler: Sampler, limits: Limits) -> int:
     return max(taken, 0)
 
 
-def _pages(limits: Limits) -> int:
-    return limits.max_rows + -(-limits.max_tokens // limits.page_size)
-
-
 def largest_step(limits: Limits, vocab_size: int) -> Batch:
-    """As many rows as there may be, one of them with all other tokens; every kind of draw, and scores."""
-    rows, size = limits.max_rows, limits.page_size
-    long = max(1, limits.max_tokens - rows + 1)
-    first = -(-long // size)
-    tables = [list(range(first)), *([page] for page in range(first, first + rows - 1))]
+    """As many rows and tokens as there may be, few of them long; every kind of draw, and scores."""
+    size, pages = limits.page_size, itertools.count()
+    lengths = [1] * limits.max_rows
+    left = limits.max_tokens - limits.max_rows
+    for row in range(limits.max_rows):
+        lengths[row] += max(0, min(left, limits.max_length - 1))
+        left -= lengths[row] - 1
+    tables = [list(itertools.islice(pages, -(-length // size))) for length in lengths]
+    rows = list(enumerate(lengths))
+    starts = [0, *itertools.accumulate(lengths)]
     kinds = (
         SamplingParams(),
         SamplingParams(top_k=50, top_p=0.9, min_p=0.01, logprobs=20),
         SamplingParams(repetition_penalty=1.1, logit_bias={0: 1.0}),
     )
     history = [token % vocab_size for token in range(64)]
-    scored = min(SCORED_AT_ONCE, long)
+    scored = min(SCORED_AT_ONCE, starts[-1])
     return Batch(
-        token_ids=[0] * (long + rows - 1),
-        positions=[*range(long), *[0] * (rows - 1)],
-        slots=[*range(long), *(table[0] * size for table in tables[1:])],
-        row_starts=[0, *range(long, long + rows)],
-        kv_lengths=[long, *[1] * (rows - 1)],
+        token_ids=[0] * starts[-1],
+        positions=[position for length in lengths for position in range(length)],
+        slots=[tables[row][p // size] * size + p % size for row, length in rows for p in range(length)],
+        row_starts=starts,
+        kv_lengths=lengths,
         page_tables=[*tables],
         spans=spans(tables),
         copies=[],
-        logits_at=[*range(long - 1, long + rows - 1), *range(scored)],
-        draws=[Draw(row, kinds[row % 3], 0, row, 1, history, history) for row in range(rows)],
-        scores=[Score(rows + row, 0, 20) for row in range(scored)],
+        logits_at=[*(end - 1 for end in starts[1:]), *range(scored)],
+        draws=[Draw(row, kinds[row % 3], 0, row, 1, history, history) for row, _ in rows],
+        scores=[Score(len(rows) + at, 0, 20) for at in range(scored)],
     )

@@ -31,7 +31,8 @@ from dendrite_core.models.loading import LoadedModel
 
 log = logging.getLogger("dendrite.engine")
 
-BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+_SHORT_PROMPT = 256
 _SPARE_PAGES = 16
 _STAGES = 4
 
@@ -82,12 +83,12 @@ class CudaRunner(Runner):
     """Steps of few tokens by graph, larger ones as they come."""
 
     def __init__(
-        self, model: LoadedModel, store: KVStore, attention: TreeAttention, max_rows: int = 256
+        self, model: LoadedModel, store: KVStore, attention: TreeAttention, max_rows: int = _SHORT_PROMPT
     ) -> None:
         super().__init__(model, store, attention)
         self.tree = attention
         self.device = store.device
-        self.max_rows = max_rows
+        self.max_rows = max_rows = max(rows for rows in BUCKETS if rows <= max_rows)
         shape = attention.shape
         self.capacity = Capacity(
             narrow=4096 + 16 * max_rows,
@@ -244,10 +245,13 @@ class CudaRunner(Runner):
 
 
 def cuda_runner(
-    model: LoadedModel, store: KVStore, shape: AttentionShape, attention_backend: str = "tree"
+    model: LoadedModel, store: KVStore, shape: AttentionShape, attention_backend: str, max_rows: int
 ) -> Runner:
-    """The runner for a CUDA device: the fused pass by graph, any other as it comes."""
+    """The runner for a CUDA device: the fused pass by graph, any other as it comes.
+
+    Steps of up to `max_rows` tokens are replayed, and with few rows short prompts still are.
+    """
     attention = choose(attention_backend, shape, store)
     if isinstance(attention, TreeAttention) and isinstance(model.decoder, Decoder) and model.decoder.is_fused:
-        return CudaRunner(model, store, attention)
+        return CudaRunner(model, store, attention, max(max_rows, _SHORT_PROMPT))
     return Runner(model, store, attention)
