@@ -48,7 +48,7 @@ def facts() -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "hardware": gpu or _cpu(),
-        "device_tag": "gpu" if gpu else "cpu",
+        "device_tag": _tag(gpu) if gpu else "cpu",
         "versions": {"python": platform.python_version(), **_versions()},
     }
 
@@ -93,6 +93,12 @@ def _versions() -> dict[str, str]:
 def _gpu() -> str | None:
     torch = sys.modules.get("torch")
     return torch.cuda.get_device_name() if torch and torch.cuda.is_available() else None
+
+
+def _tag(gpu: str) -> str:
+    """The card's short name, as h100 for NVIDIA H100 80GB HBM3: figures of one are not another's."""
+    found = re.search(r"\b[A-Z]{1,3}\d{2,4}\w*", gpu)
+    return found[0].lower() if found else "gpu"
 
 
 def _cpu() -> str:

@@ -7,10 +7,12 @@ itself slows the host, so the figure is an upper bound.
 from __future__ import annotations
 
 import argparse
+import json
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.engines import add_model, engine_for, exactly, random_prompt
@@ -37,11 +39,10 @@ def run(args: argparse.Namespace) -> None:
 def _measure(engine: Engine, branch: str, n: int) -> dict[str, Any]:
     for _ in range(2):
         engine.generate([7], exactly(_STEPS), parent_id=branch, n=n)
-    with profile(activities=[ProfilerActivity.CUDA]) as traced:
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as traced:
         engine.generate([7], exactly(_STEPS), parent_id=branch, n=n)
         torch.cuda.synchronize()
-    events = [event for event in traced.events() if event.device_type is DeviceType.CUDA]
-    ranges = sorted((event.time_range.start, event.time_range.end) for event in events)
+    ranges = _on_device(traced)
     begin, end = ranges[0][0], ranges[-1][1]
     low, high = begin + 0.25 * (end - begin), begin + 0.9 * (end - begin)
     busy, gaps = covered(ranges, low, high)
@@ -52,6 +53,16 @@ def _measure(engine: Engine, branch: str, n: int) -> dict[str, Any]:
         "idle %": 100 * (1 - busy / (high - low)),
         "longest gap us": max(gaps, default=0.0),
     }
+
+
+def _on_device(traced: profile) -> list[tuple[float, float]]:
+    """(start, end) in microseconds of everything that ran on the GPU."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        traced.export_chrome_trace(str(path))
+        events = json.loads(path.read_text())["traceEvents"]
+    kinds = {"kernel", "gpu_memcpy", "gpu_memset"}
+    return sorted((e["ts"], e["ts"] + e["dur"]) for e in events if e.get("cat") in kinds)
 
 
 def covered(ranges: list[tuple[float, float]], low: float, high: float) -> tuple[float, list[float]]:

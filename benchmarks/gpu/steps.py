@@ -18,10 +18,11 @@ import torch
 
 from benchmarks.gpu.trees import PAGE, Level, Tree
 from benchmarks.record import emit, percentile
-from dendrite_core.forward.attention import DenseAttention
+from dendrite_core.forward.attention import AttentionShape, DenseAttention
 from dendrite_core.forward.batch import ForwardBatch
-from dendrite_core.forward.cuda.cuda_graph import CudaRunner
-from dendrite_core.forward.runner import build_runner
+from dendrite_core.forward.cuda.attention_flashinfer import FlashInferAttention
+from dendrite_core.forward.cuda.attention_tree import TreeAttention
+from dendrite_core.forward.runner import Runner, build_runner
 from dendrite_core.models.config import named_shape
 from dendrite_core.models.decoder import Decoder
 from dendrite_core.models.loading import LoadedModel
@@ -39,13 +40,18 @@ _WORKLOADS: dict[str, list[Level]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--attention-backend", choices=["tree", "flashinfer"], default="tree")
+    parser.add_argument(
+        "--workloads", nargs="+", choices=_WORKLOADS, default=list(_WORKLOADS), metavar="NAME"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
-    runner, sampler = _build(12000)
+    runner, sampler = _build(12000, args.attention_backend)
     error = _check(runner)
-    rows = [_measure(runner, sampler, name, levels, args.steps) for name, levels in _WORKLOADS.items()]
+    rows = [_measure(runner, sampler, name, _WORKLOADS[name], args.steps) for name in args.workloads]
     settings = {
+        "attention": args.attention_backend,
         "model": "shape:llama-3-8b bf16",
         "unique tokens a branch": _UNIQUE,
         "relative error of logits": error,
@@ -55,22 +61,23 @@ def run(args: argparse.Namespace) -> None:
     emit("steps", settings, rows, save=args.save)
 
 
-def _build(pages: int) -> tuple[CudaRunner, CudaSampler]:
+def _build(pages: int, attention: str = "tree") -> tuple[Runner, CudaSampler]:
     device = torch.device("cuda")
     config = replace(named_shape("llama-3-8b"), max_position=65536)
     weights = RandomWeights(config, torch.bfloat16, device)
     decoder = Decoder(config, weights, dtype=torch.bfloat16, device=device)
-    runner = build_runner(LoadedModel(config, decoder, "random", None), pages, PAGE)
-    assert isinstance(runner, CudaRunner)
+    model = LoadedModel(config, decoder, "random", None)
+    runner = build_runner(model, pages, PAGE, attention_backend=attention)
     runner.store.data.normal_()
     return runner, CudaSampler(config.vocab_size, device)
 
 
-def _check(runner: CudaRunner) -> float:
+def _check(runner: Runner) -> float:
     """Relative distance of a tree's logits from the same step through dense attention."""
     batch = Tree.grow([(1, 208), (2, 64), (8, 32)], 64).step(5, 1)
     found = runner.run(batch).clone()
-    dense, forward = DenseAttention(runner.tree.shape, runner.store), ForwardBatch.build(batch, runner.device)
+    store = runner.store
+    dense, forward = DenseAttention(_shape(runner), store), ForwardBatch.build(batch, store.device)
     dense.plan(forward)
     want = runner.decoder.logits(runner.decoder(forward.token_ids, forward.positions, dense.attend))
     error = float((found - want).norm() / want.norm())
@@ -79,8 +86,13 @@ def _check(runner: CudaRunner) -> float:
     return error
 
 
+def _shape(runner: Runner) -> AttentionShape:
+    assert isinstance(runner.attention, TreeAttention | FlashInferAttention)
+    return runner.attention.shape
+
+
 def _measure(
-    runner: CudaRunner, sampler: CudaSampler, name: str, levels: list[Level], steps: int
+    runner: Runner, sampler: CudaSampler, name: str, levels: list[Level], steps: int
 ) -> dict[str, Any]:
     first = _UNIQUE - 16 - steps if len(levels) > 1 else 0
     tree = Tree.grow(levels, first + steps + PAGE)
@@ -108,7 +120,7 @@ def _measure(
     }
 
 
-def _prefill(runner: CudaRunner, tokens: int) -> float:
+def _prefill(runner: Runner, tokens: int) -> float:
     pages = list(range(1, tokens // PAGE + 1))
     batch = Tree.grow([(1, tokens)], PAGE).step(0, 1)
     batch.token_ids, batch.positions = [5] * tokens, list(range(tokens))
