@@ -409,6 +409,7 @@ class EngineLoop:
         jobs = {sequence.owner: None for sequence in rows}
         return [job for job in jobs if isinstance(job, Job) and job.stream in self.jobs]
 
+
 def _nothing_left(params: SamplingParams, fault: str) -> Exception:
     """Why nothing could be drawn: the request contradicts itself, or else the model is at fault."""
     if not params.forbids and params.grammar is None:

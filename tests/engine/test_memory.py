@@ -16,25 +16,28 @@ from dendrite_core.sampling.logprobs import score
 from dendrite_core.sampling.sampler import Sampler
 
 
-@pytest.mark.parametrize(("max_rows", "max_tokens"), [(1, 1), (1, 300), (8, 100), (20, 7)])
+@pytest.mark.parametrize(("max_rows", "max_tokens"), [(1, 1), (1, 300), (8, 100), (20, 7), (4, 9000)])
 def test_the_largest_step_runs_and_has_all_that_a_step_may_have(
     checkpoint: Callable[[str], Path], max_rows: int, max_tokens: int
 ) -> None:
     model = load_model(checkpoint("llama"))
-    limits = Limits(page_size=16, max_rows=max_rows, max_tokens=max_tokens)
+    longest = model.config.max_position
+    limits = Limits(page_size=16, max_rows=max_rows, max_tokens=max_tokens, max_length=longest)
     batch = largest_step(limits, model.config.vocab_size)
-    assert len(batch.token_ids) == max(max_tokens, max_rows)
+    assert len(batch.token_ids) == min(max(max_tokens, max_rows), max_rows * longest)
+    assert max(batch.positions) < longest
     assert batch.rows == len(batch.draws) == max_rows
     for row, table in enumerate(batch.page_tables):
         pages = [page for span in batch.spans if span.first_row <= row < span.end_row for page in span.pages]
         assert pages == list(table)
         assert len(table) * 16 >= batch.kv_lengths[row]
-    slots = [batch.page_tables[0][p // 16] * 16 + p % 16 for p in range(batch.kv_lengths[0])]
-    assert batch.slots[: len(slots)] == slots
-    logits = build_runner(model, max_rows + -(-max_tokens // 16), 16).run(batch)
+    tables = zip(batch.page_tables, batch.kv_lengths, strict=True)
+    assert batch.slots == [table[p // 16] * 16 + p % 16 for table, length in tables for p in range(length)]
+    assert len(set(batch.slots)) == len(batch.slots)
+    logits = build_runner(model, max(batch.slots) // 16 + 1, 16).run(batch)
     assert len(logits) == max_rows + len(batch.scores)
     assert len(Sampler(model.config.vocab_size, "cpu").sample(logits, batch.draws).token_ids) == max_rows
-    assert len(score(logits, batch.scores).read()) == min(512, max(1, max_tokens - max_rows + 1))
+    assert len(score(logits, batch.scores).read()) == min(512, len(batch.token_ids))
 
 
 def facts(free_bytes: int | None) -> Facts:
