@@ -28,6 +28,8 @@ QUESTIONS = {
     "quality": ("benchmarks.quality", "Are logits transformers' logits, and does the model do its tasks?"),
     "vs-hf": ("benchmarks.vs_hf", "How much faster than transformers, one stream and 16 branches?"),
     "vs": ("benchmarks.vs", "How do servers compare on one stream, 16 branches and a tree?"),
+    "all": ("benchmarks.every", "All of these that need no GPU and no other server, one after the other."),
+    "report": ("benchmarks.report.write", "Write docs/benchmarks.md from benchmarks/results/."),
 }
 
 
@@ -36,7 +38,8 @@ def main(argv: list[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="question", required=True, metavar="QUESTION")
     for name, (module, help_text) in QUESTIONS.items():
         command = commands.add_parser(name, help=help_text, description=help_text)
-        command.add_argument("--save", action="store_true", help="keep the result under benchmarks/results/")
+        if name != "report":
+            command.add_argument("--save", action="store_true", help="keep it under benchmarks/results/")
         import_module(module).add_arguments(command)
     args = parser.parse_args(argv)
     import_module(QUESTIONS[args.question][0]).run(args)

@@ -58,7 +58,7 @@ def table(rows: Sequence[Row]) -> str:
     if not rows:
         return "(no rows)"
     columns = list(rows[0])
-    cells = [columns, *([_show(row.get(column)) for column in columns] for row in rows)]
+    cells = [columns, *([shown(row.get(column)) for column in columns] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     padded = ([c.rjust(w) for c, w in zip(line, widths, strict=True)] for line in cells)
     return "\n".join(map("  ".join, padded))
@@ -74,7 +74,8 @@ def _slug(name: str) -> str:
     return re.sub("[^a-z0-9.]+", "_", Path(name).name.lower())
 
 
-def _show(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as people read it: four figures of a float, a dash for nothing."""
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     return "-" if value is None else str(value)

@@ -1,0 +1,1 @@
+"""`dendrite-bench report`: from the files under results/ to docs/benchmarks.md and its charts."""
