@@ -19,6 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("dendrite_core", "dendrite_server")
+# What the page is made of, as against what is served.
+NOT_SHIPPED = ("dendrite_server/page/bundle/", "dendrite_server/page/README.md")
 PUZZLE = {"messages": [{"role": "user", "content": "Solve 24: 4 9 10 13"}], "temperature": 0, "n": 2}
 LIBRARY = "from dendrite_core import Engine; print(Engine.from_pretrained().generate('Hello').usage)"
 
@@ -28,7 +30,8 @@ def missing(wheel: Path) -> list[str]:
     command = ["git", "-C", str(ROOT), "ls-files", *PACKAGES]
     listed = subprocess.run(command, capture_output=True, text=True, check=True)
     with zipfile.ZipFile(wheel) as archive:
-        return sorted(set(listed.stdout.split()) - set(archive.namelist()))
+        lost = set(listed.stdout.split()) - set(archive.namelist())
+    return sorted(name for name in lost if not name.startswith(NOT_SHIPPED))
 
 
 def install(wheel: Path, folder: Path) -> Path:
@@ -54,7 +57,7 @@ def serve(programs: Path, folder: Path) -> None:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 texts = [choice["message"]["content"] for choice in json.load(answer)["choices"]]
             assert all(text.endswith("= 24") for text in texts), texts
-            for path in ("/health", "/metrics", "/openapi.json"):
+            for path in ("/", "/health", "/metrics", "/openapi.json"):
                 urllib.request.urlopen(url.removesuffix("/v1") + path, timeout=10).close()
         finally:
             server.send_signal(signal.SIGTERM)
