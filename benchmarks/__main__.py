@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from importlib import import_module
 
 QUESTIONS = {
@@ -34,13 +35,19 @@ QUESTIONS = {
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Ask a question. Its module alone is imported: some need packages of the extra `bench`, some a clone."""
+    argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="dendrite-bench", description=__doc__)
     commands = parser.add_subparsers(dest="question", required=True, metavar="QUESTION")
     for name, (module, help_text) in QUESTIONS.items():
         command = commands.add_parser(name, help=help_text, description=help_text)
         if name != "report":
             command.add_argument("--save", action="store_true", help="keep it under benchmarks/results/")
-        import_module(module).add_arguments(command)
+        if name in argv[:1]:
+            try:
+                import_module(module).add_arguments(command)
+            except ModuleNotFoundError as error:
+                parser.error(f"there is no {error.name!r}: {name} needs a clone, or the extra 'bench'")
     args = parser.parse_args(argv)
     import_module(QUESTIONS[args.question][0]).run(args)
 

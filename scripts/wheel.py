@@ -47,7 +47,9 @@ def install(wheel: Path, folder: Path) -> Path:
 def serve(programs: Path, folder: Path) -> None:
     """Start the server as one who has nothing set, ask it, stop it."""
     bare = {"PATH": f"{programs}:/usr/bin:/bin", "HOME": str(folder), "HF_HUB_OFFLINE": "1"}
-    subprocess.run([str(programs / "python"), "-c", LIBRARY], cwd=folder, env=bare, check=True, timeout=120)
+    for command in (["python", "-c", LIBRARY], ["dendrite-bench", "--help"], ["dendrite", "serve", "--help"]):
+        run = [str(programs / command[0]), *command[1:]]
+        subprocess.run(run, cwd=folder, env=bare, check=True, timeout=120, stdout=subprocess.DEVNULL)
     command = [str(programs / "dendrite"), "serve", "--port", "0"]
     with subprocess.Popen(command, cwd=folder, env=bare, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
