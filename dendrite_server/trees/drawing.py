@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dendrite_core.engine.messages import BranchInfo
-from dendrite_server.trees.body import plain_text, shortened
+from dendrite_server.trees.label import plain_text, shortened, tone_of
 
 LABEL_LENGTH = 44
 
@@ -55,10 +55,7 @@ class Drawing:
 
 def tone(branch: BranchInfo) -> str:
     """What a branch's `score`, if its metadata has one between 0 and 1, is worth."""
-    score = score_of(branch)
-    if score is None:
-        return "plain"
-    return "good" if score >= 0.8 else "fair" if score >= 0.35 else "poor"
+    return tone_of(score_of(branch))
 
 
 def score_of(branch: BranchInfo) -> float | None:

@@ -39,6 +39,7 @@ async def list_trees(request: Request) -> Response:
     query.finish()
     feed = service_of(request).feed
     await feed.begin()
+    await feed.catch_up()
     return json_response(page.body([tree.summary() for tree in feed.trees.values()]))
 
 

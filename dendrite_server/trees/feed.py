@@ -20,7 +20,8 @@ from dendrite_core.engine.watching.watch import BranchNews, News, Watch
 from dendrite_core.errors import DendriteError, EngineClosed
 from dendrite_core.text.detokenizer import Detokenizer
 from dendrite_server.protocol.response import Body
-from dendrite_server.trees.body import event_body, title_of
+from dendrite_server.trees.body import event_body
+from dendrite_server.trees.label import title_of
 
 # Seconds: how often news is taken, and how long the feed goes on when nobody reads it any more.
 PACE, LINGER = 0.05, 60.0
@@ -81,6 +82,9 @@ class Feed:
         self._engine = engine
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
+        self._taking = asyncio.Lock()
+        self._catching_up: set[asyncio.Task[None]] = set()
+        self._watch: Watch | None = None
         self._closed = False
         self.readers = 0
         self.open = False
@@ -105,6 +109,24 @@ class Feed:
             await asyncio.shield(self._first)
         if not self.open:
             raise EngineClosed("the server is shutting down")
+
+    async def catch_up(self) -> None:
+        """Returns once the feed knows all that was so when this was called. Raises `EngineClosed`."""
+        # On its own, because a caller who leaves would take along what the engine tells only once.
+        task = asyncio.create_task(self._catch_up())
+        self._catching_up.add(task)
+        task.add_done_callback(self._catching_up.discard)
+        await asyncio.shield(task)
+
+    async def _catch_up(self) -> None:
+        async with self._taking:
+            assert self._watch is not None, "only a feed that has begun can catch up"
+            more = True
+            while more:
+                news = await self._take(self._watch)
+                self._apply(news)
+                more = news.more
+            self._announce()
 
     async def newer(self, version: int) -> bool:
         """Waits for something newer than `version`; False once the feed is over."""
@@ -142,11 +164,11 @@ class Feed:
                 loop.call_soon_threadsafe(ready.set)
 
         try:
-            watch = await asyncio.wrap_future(self._engine.watch(wake))
+            self._watch = await asyncio.wrap_future(self._engine.watch(wake))
             try:
-                await self._follow(watch, ready)
+                await self._follow(ready)
             finally:
-                self._engine.unwatch(watch)
+                self._engine.unwatch(self._watch)
         except DendriteError:
             pass
         finally:
@@ -154,7 +176,7 @@ class Feed:
             self._settle()
             self._announce()
 
-    async def _follow(self, watch: Watch, ready: asyncio.Event) -> None:
+    async def _follow(self, ready: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
         wanted = loop.time()
         ready.set()
@@ -167,13 +189,8 @@ class Feed:
             except TimeoutError:
                 continue
             ready.clear()
-            more = True
-            while more:
-                news = await self._take(watch)
-                self._apply(news)
-                more = news.more
+            await self.catch_up()
             self._settle()
-            self._announce()
             await asyncio.sleep(PACE)
 
     async def _take(self, watch: Watch) -> News:

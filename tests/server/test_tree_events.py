@@ -180,6 +180,25 @@ async def test_what_is_forgotten_is_not_skipped(serve: Serve, monkeypatch: pytes
     feed.close()
 
 
+async def test_a_reader_who_leaves_takes_no_news_along(serve: Serve) -> None:
+    server = serve()
+    feed = feeds.Feed(server.engine)
+    feed.readers = 1
+    root = await server.engine.agenerate([1, 2, 3])
+    await feed.begin()
+    assert root.branch_id is not None
+    for _ in range(20):
+        (child,) = await asyncio.wrap_future(server.engine.fork(root.branch_id))
+        leaving = asyncio.create_task(feed.catch_up())
+        # So far that the engine has been asked, and not so far that its answer is here.
+        for _ in range(3):
+            await asyncio.sleep(0)
+        leaving.cancel()
+        await feed.catch_up()
+        assert child in feed.branches
+    feed.close()
+
+
 def test_the_list_of_trees_is_told_too(server: Server) -> None:
     with events(server, "/v1/trees/events") as stream:
         kind, body, _ = next(stream)
@@ -203,12 +222,19 @@ def test_the_list_of_trees_is_told_too(server: Server) -> None:
 
 def test_the_list_comes_in_pages(server: Server) -> None:
     names = [post(server, prompt=word, max_tokens=1)["tree"]["tree_id"] for word in ("one", "two", "three")]
-    time.sleep(3 * feeds.PACE)
     first = httpx.get(f"{server.url}/v1/trees?limit=2").json()
     assert [one["id"] for one in first["data"]] == names[:0:-1]
     second = httpx.get(f"{server.url}/v1/trees?limit=1&after={first['last_id']}").json()
     assert [one["id"] for one in second["data"]] == names[:1]
     assert httpx.get(f"{server.url}/v1/trees?limit=no").json()["error"]["param"] == "limit"
+
+
+def test_a_tree_that_was_just_made_is_known(server: Server) -> None:
+    for _ in range(20):
+        tree = post(server, prompt="young", max_tokens=1)["tree"]["tree_id"]
+        with events(server, f"/v1/trees/{tree}/events") as stream:
+            assert [one["kind"] for one in next(stream)[1]["branches"]] == ["prompt", "completion"]
+        assert httpx.get(f"{server.url}/v1/trees?limit=1").json()["data"][0]["id"] == tree
 
 
 def test_a_tree_that_is_deleted_ends_its_stream(server: Server) -> None:

@@ -1,0 +1,1 @@
+"""`dendrite tree` and `dendrite search`: what the page shows, in a terminal."""

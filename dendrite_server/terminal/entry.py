@@ -1,0 +1,25 @@
+"""The `dendrite` command: `serve` (also without a word), `tree` and `search`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status of a command; 130 after Ctrl-C."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    # Imported here, because loading torch takes seconds that looking at a tree need not cost.
+    try:
+        match words[:1]:
+            case ["tree"]:
+                from dendrite_server.terminal.tree import main as command
+            case ["search"]:
+                from dendrite_server.terminal.search import main as command
+            case _:
+                from dendrite_server.__main__ import main as serve
+
+                return serve(words)
+        return command(words[1:])
+    except KeyboardInterrupt:
+        return 130
