@@ -28,10 +28,15 @@ from dendrite_core.engine.job import Job, token_logprob
 from dendrite_core.engine.measures.engine import Counters, engine_stats
 from dendrite_core.engine.measures.requests import RequestMeasures
 from dendrite_core.engine.messages import EngineStats, Progress, TokenLogprob
+from dendrite_core.engine.output import nothing_left
 from dendrite_core.engine.stream import Message, Stream, deliver
-from dendrite_core.errors import ContextLengthExceeded, DendriteError, RequestError, SequenceFailed
+from dendrite_core.errors import (
+    BranchNotFound,
+    ContextLengthExceeded,
+    DendriteError,
+    SequenceFailed,
+)
 from dendrite_core.forward.runner import Runner
-from dendrite_core.params import SamplingParams
 from dendrite_core.sampling.logprobs import Logprobed, score
 from dendrite_core.sampling.penalties import TokenMasks
 from dendrite_core.sampling.sampler import Drawn, Sampled, Sampler
@@ -250,7 +255,7 @@ class EngineLoop:
                 continue  # It ended while this step was in flight.
             fault = next((sampled.faults[i] for i in drawn if i in sampled.faults), None)
             if fault is not None:
-                self._fail([job], _nothing_left(job.stream.request.params, fault))
+                self._fail([job], nothing_left(job.stream.request.params, fault))
             else:
                 self._take(job, sequence, sampled, drawn)
         for job in self._jobs_of(step.drawers):
@@ -360,7 +365,9 @@ class EngineLoop:
         job = sequence.owner
         assert isinstance(job, Job)
         if job.started is None:
-            self._fail([job], SequenceFailed("the branch was released before its first token"))
+            parent = job.stream.request.parent_id
+            gone = f"branch '{parent}' was deleted before anything followed it"
+            self._fail([job], BranchNotFound(gone, param="parent_id"))
         else:
             self._abort_child(job, sequence)
             self._report(job)
@@ -408,12 +415,3 @@ class EngineLoop:
         """The jobs of rows that have not ended."""
         jobs = {sequence.owner: None for sequence in rows}
         return [job for job in jobs if isinstance(job, Job) and job.stream in self.jobs]
-
-
-def _nothing_left(params: SamplingParams, fault: str) -> Exception:
-    """Why nothing could be drawn: the request contradicts itself, or else the model is at fault."""
-    if not params.forbids and params.grammar is None:
-        return SequenceFailed(fault)
-    param = params.grammar.param if params.grammar else "bad_words"
-    reason = "no token is left that may be drawn: what the request allows and forbids leaves none"
-    return RequestError(reason, param="allowed_token_ids" if params.allowed_token_ids else param)

@@ -7,6 +7,7 @@ token, stop token, stop string, or length.
 from __future__ import annotations
 
 from dendrite_core.engine.messages import ChoiceDelta, TokenLogprob
+from dendrite_core.errors import RequestError, SequenceFailed
 from dendrite_core.params import SamplingParams
 from dendrite_core.text.detokenizer import Detokenizer
 from dendrite_core.text.stop import StopStrings
@@ -84,3 +85,12 @@ class Choice:
         self.finish_reason = finish_reason
         logprobs = None if logprob is None else (logprob,)
         return ChoiceDelta(self.index, text, (token_id,), logprobs, finish_reason, stop_reason)
+
+
+def nothing_left(params: SamplingParams, fault: str) -> Exception:
+    """Why nothing could be drawn: the request contradicts itself, or else the model is at fault."""
+    if not params.forbids and params.grammar is None:
+        return SequenceFailed(fault)
+    param = params.grammar.param if params.grammar else "bad_words"
+    reason = "no token is left that may be drawn: what the request allows and forbids leaves none"
+    return RequestError(reason, param="allowed_token_ids" if params.allowed_token_ids else param)

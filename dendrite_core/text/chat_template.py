@@ -131,7 +131,7 @@ class ChatTemplate:
         except jinja2.TemplateError as error:
             message = f"the chat template refuses these messages: {error}"
             raise RequestError(message, param="messages") from error
-        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
             message = f"the chat template fails on these messages: {error}"
             raise RequestError(message, param="messages") from error
 
@@ -181,7 +181,7 @@ def _template_call(call: Any) -> Any:
         return call
     try:
         arguments = json.loads(function["arguments"] or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return call
     return {**call, "function": {**function, "arguments": arguments}}
 

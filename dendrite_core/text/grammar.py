@@ -99,7 +99,7 @@ class GrammarCompiler:
         tokenizer = self._tokenizer
         try:
             source = to_llguidance(spec, Vocabulary(tokenizer.added_ids, tokenizer.eos_ids))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise RequestError(f"invalid {spec.kind}: {error}", param=spec.param) from error
         matcher = LLMatcher(guide, source, log_level=0, limits=_LIMITS)
         if matcher.is_error():
@@ -107,6 +107,8 @@ class GrammarCompiler:
         return Grammar(spec, matcher)
 
     def _complaint(self, spec: GrammarSpec, message: str) -> str:
+        if "<backtrace>" in message:
+            return f"invalid {spec.kind}: it is larger than the grammar engine can take"
         if spec.kind != "json_schema":
             return f"invalid {spec.kind}: {message}"
 

@@ -13,7 +13,7 @@ from starlette.routing import Route
 from dendrite_core.engine.completion import Completion, collect
 from dendrite_core.engine.messages import Progress, Started
 from dendrite_server.endpoints.generation import json_response, read_request
-from dendrite_server.protocol.fields import Fields, wrong_type
+from dendrite_server.protocol.fields import Fields
 from dendrite_server.protocol.stream import Encoder
 from dendrite_server.responses.archive import archive_of
 from dendrite_server.responses.paging import read_page, read_query
@@ -80,10 +80,8 @@ class KeepingEncoder:
 async def list_completions(request: Request) -> Response:
     query = read_query(request)
     page = read_page(query, newest_first=False)
-    model, wanted = query.string("model"), query.take("metadata") or {}
+    model, wanted = query.string("model"), query.mapping("metadata")
     query.finish()
-    if not isinstance(wanted, dict):
-        raise wrong_type("metadata", "an object, as metadata[key]=value", wanted)
     records = sorted(archive_of(request).completions, key=lambda record: record["kept_ns"])
     bodies = [record["body"] for record in records]
     return json_response(page.body([body for body in bodies if _fits(body, model, wanted)]))

@@ -11,9 +11,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from dendrite_core.errors import RequestError
 from dendrite_core.params import GrammarSpec
-from dendrite_server.protocol.fields import Fields, as_strings, invalid, missing, unsupported, wrong_type
+from dendrite_server.protocol.fields import (
+    MAX_DEPTH,
+    Fields,
+    as_strings,
+    invalid,
+    missing,
+    nests_too_deeply,
+    unsupported,
+    wrong_type,
+)
 
 _FORMATS = ("text", "json_object", "json_schema", "structural_tag", "grammar", "python")
 _ANY_OBJECT = '{"type":"object"}'
@@ -42,7 +50,8 @@ def _response_format(fields: Fields) -> Iterator[GrammarSpec]:
         yield _json_schema(wanted)
     elif kind == "structural_tag":
         tag = {name: wanted.take(name) for name in ("structures", "triggers", "format")}
-        yield _structural_tag("response_format", {name: value for name, value in tag.items() if value})
+        given = {name: value for name, value in tag.items() if value is not None}
+        yield _structural_tag("response_format", given)
     elif kind != "text":
         raise unsupported("response_format", "Write a grammar into 'structured_outputs.grammar'.")
     wanted.finish()
@@ -173,7 +182,7 @@ def _structure(path: str, value: Any) -> dict[str, Any]:
         given.require(name)
     structure = {
         "begin": given.string("begin"),
-        "schema": given.take("schema") or {},
+        "schema": given.mapping("schema"),
         "end": given.string("end"),
     }
     given.finish()
@@ -182,9 +191,12 @@ def _structure(path: str, value: Any) -> dict[str, Any]:
 
 def _decoded(path: str, text: str) -> Any:
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise RequestError(f"Invalid '{path}': it is not JSON: {error}", param=path) from None
+        raise invalid(path, f"it is not JSON: {error}") from None
+    if nests_too_deeply(value):
+        raise invalid(path, f"it nests too deeply; {MAX_DEPTH} levels are allowed.")
+    return value
 
 
 _KINDS: dict[str, Callable[[str, Any], GrammarSpec]] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar, overload
 
 from dendrite_core.errors import RequestError, UnsupportedParameter
@@ -17,6 +17,9 @@ from dendrite_core.errors import RequestError, UnsupportedParameter
 D = TypeVar("D")
 
 LOWEST, HIGHEST = -(1 << 63), (1 << 63) - 1
+
+# More than any schema needs, and less than Python's own recursion bears.
+MAX_DEPTH = 128
 
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -45,12 +48,36 @@ def read_json(body: bytes) -> dict[str, Any]:
         if _SURROGATE_ESCAPE.search(body):
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
-        raise MalformedBody("The request body nests too deeply.") from None
+        raise MalformedBody(_TOO_DEEP) from None
     except ValueError as error:
         raise MalformedBody(f"The request body is not valid JSON: {error}") from None
+    # Few bodies have so many brackets at all.
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and nests_too_deeply(value):
+        raise MalformedBody(_TOO_DEEP)
     if not isinstance(value, dict):
         raise MalformedBody(f"The request body must be a JSON object, not {describe(value)}.")
     return value
+
+
+_TOO_DEEP = f"The request body nests too deeply; {MAX_DEPTH} levels are allowed."
+
+
+def nests_too_deeply(value: Any) -> bool:
+    """Whether objects and arrays lie more than `MAX_DEPTH` deep in one another."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [inner for one in level for inner in _containers(one)]
+        if not level:
+            return False
+    return True
+
+
+def _containers(value: Any) -> Iterable[Any]:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    # Long arrays are of numbers, and are passed over as a whole.
+    if {dict, list}.isdisjoint(map(type, inner)):
+        return ()
+    return [one for one in inner if isinstance(one, dict | list)]
 
 
 def _reject_constant(name: str) -> NoReturn:
@@ -154,6 +181,15 @@ class Fields:
     def object(self, name: str) -> Fields | None:
         value = self.take(name)
         return None if value is None else as_object(self.path(name), value)
+
+    def mapping(self, name: str) -> dict[str, Any]:
+        """An object as it is, empty if it was not given."""
+        value = self.take(name)
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            raise wrong_type(self.path(name), "an object", value)
+        return value
 
     def array(self, name: str) -> list[Any] | None:
         value = self.take(name)

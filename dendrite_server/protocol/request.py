@@ -249,9 +249,7 @@ def _check_continuation(fields: Fields, messages: tuple[Message, ...], opens_tur
 
 
 def template_kwargs(fields: Fields) -> dict[str, Any]:
-    kwargs = fields.take("chat_template_kwargs") or {}
-    if not isinstance(kwargs, dict):
-        raise wrong_type("chat_template_kwargs", "an object", kwargs)
+    kwargs = fields.mapping("chat_template_kwargs")
     for name in kwargs.keys() & _TEMPLATE_OWN:
         raise invalid(f"chat_template_kwargs.{name}", "it has a place of its own in the request.")
     return kwargs

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dendrite_core.params import MAX_TOP_LOGPROBS
-from dendrite_server.protocol.fields import Fields, as_strings, invalid, unsupported, wrong_type
+from dendrite_server.protocol.fields import Fields, as_strings, invalid, unsupported
 from dendrite_server.protocol.request import ChatRequest, Limits, parse_chat
 from dendrite_server.protocol.response import encode_json
 from dendrite_server.responses.items import Item, read_input
@@ -253,9 +253,7 @@ def _cache_options(fields: Fields) -> Body | None:
 
 def read_metadata(fields: Fields) -> dict[str, str]:
     """Up to 16 pairs of short strings, as OpenAI has it."""
-    given = fields.take("metadata") or {}
-    if not isinstance(given, dict):
-        raise wrong_type("metadata", "an object", given)
+    given = fields.mapping("metadata")
     if len(given) > 16:
         raise invalid("metadata", f"at most 16 pairs are kept, but there are {len(given)}.")
     metadata = Fields(given, "metadata")

@@ -163,10 +163,7 @@ class Reader:
         return made
 
     def _judge(self, asked: Fields) -> Judge:
-        labels = asked.take("labels") or {}
-        path = asked.path("labels")
-        if not isinstance(labels, dict):
-            raise wrong_type(path, "an object of words to values", labels)
+        path, labels = asked.path("labels"), asked.mapping("labels")
         scale = asked.number("scale", 1.0)
         if scale <= 0:
             raise invalid(asked.path("scale"), "it must be greater than 0.")
@@ -252,7 +249,8 @@ def _self_consistency(reader: Reader) -> Method:
 def _beam(reader: Reader) -> Method:
     method, around = reader.method, reader.defaults or SamplingParams()
     _refuse_sampling(around)
-    stop = method.take("stop") or list(around.stop)
+    given = method.take("stop")
+    stop = list(around.stop) if given is None else given
     longest = around.max_tokens
     return BeamSearch(
         width=reader.count("width", 4),
@@ -295,9 +293,7 @@ def _goal(asked: Fields | None) -> Goal | None:
 def _check(kind: str, asked: Fields) -> Goal:
     if kind == "regex":
         return RegexCheck(_pattern(asked, "pattern"), asked.string("equals"))
-    required, equals = asked.array("required"), asked.take("equals") or {}
-    if not isinstance(equals, dict):
-        raise wrong_type(asked.path("equals"), "an object", equals)
+    required, equals = asked.array("required"), asked.mapping("equals")
     return JSONCheck(as_strings(asked.path("required"), required or []), equals)
 
 

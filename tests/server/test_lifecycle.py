@@ -101,6 +101,23 @@ class TestHangUp:
         server.settle("running", 0)
         server.settle("branches", 0, seconds=1)
 
+    def test_a_parent_that_is_deleted_while_its_child_waits(self, serve: Serve) -> None:
+        """The child is told that there is nothing to go on from; nobody's generation failed."""
+        server = serve(max_rows=1)
+        parent = httpx.post(f"{server.url}/v1/completions", json={"prompt": "a", "max_tokens": 2}).json()
+        running = raw_request(server, LONG)
+        server.settle("running", 1)
+        waiting = raw_request(server, {"parent_id": parent["id"], "max_tokens": 2})
+        server.settle("waiting", 1)
+        httpx.delete(f"{server.url}/v1/branches/{parent['tree']['prompt_branch_id']}")
+        answer = waiting.recv(4096)
+        assert answer.startswith(b"HTTP/1.1 404")
+        assert b'"param":"parent_id","code":"branch_not_found"' in answer
+        running.close()
+        waiting.close()
+        server.settle("running", 0)
+        server.settle("branches", 0)
+
     def test_what_others_forked_from_it_goes_on(self, server: Server) -> None:
         connection = raw_request(server, {**LONG, "stream": True})
         text = b""

@@ -208,6 +208,13 @@ def test_the_value_of_a_refused_field_that_asks_for_nothing_is_taken(name: str) 
 
 TOOL_CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 BAD_CHAT: list[tuple[dict[str, Any], str, str]] = [
+    ({"chat_template_kwargs": []}, "chat_template_kwargs", "invalid_type"),
+    ({"chat_template_kwargs": False}, "chat_template_kwargs", "invalid_type"),
+    (
+        {"structured_outputs": {"structural_tag": {"structures": [{"begin": "a", "end": "", "schema": 0}]}}},
+        "structured_outputs.structural_tag.structures[0].schema",
+        "invalid_type",
+    ),
     ({"messages": None}, "messages", "missing_required_parameter"),
     ({"messages": "hi"}, "messages", "invalid_type"),
     ({"messages": []}, "messages", "invalid_value"),
@@ -526,3 +533,26 @@ def test_when_a_tool_request_is_held_to_a_grammar() -> None:
     assert kind(tools=[TOOL], response_format={"type": "json_object"}) == "lark"
     with pytest.raises(RequestError, match="response_format"):
         kind(Dialect(calls=LLAMA3_JSON), tools=[TOOL], response_format={"type": "json_object"})
+
+
+@pytest.mark.parametrize("depth", [100, 127, 128, 129, 900, 100_000])
+def test_how_deeply_a_body_may_nest(depth: int) -> None:
+    """The body itself is the first level."""
+    body = b'{"a": [1, ' + b"[" * (depth - 2) + b"]" * (depth - 2) + b"]}"
+    if depth <= 128:
+        assert read_json(body)
+        return
+    with pytest.raises(RequestError, match="deeply") as caught:
+        read_json(body)
+    assert caught.value.code == "invalid_json"
+
+
+def test_many_brackets_beside_each_other_are_not_deep() -> None:
+    assert len(read_json(json.dumps({"prompt": [[1, 2]] * 500}).encode())["prompt"]) == 500
+
+
+def test_a_schema_given_as_text_may_not_nest_deeper() -> None:
+    text = '{"items": ' * 300 + "{}" + "}" * 300
+    with pytest.raises(RequestError, match="deeply") as caught:
+        chat(guided_json=text)
+    assert caught.value.param == "guided_json"

@@ -233,6 +233,8 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"instructions": ["x"]}, "instructions", "invalid_type"),
     ({"max_output_tokens": 0}, "max_output_tokens", "invalid_value"),
     ({"metadata": {"a": {}}}, "metadata.a", "invalid_type"),
+    ({"metadata": False}, "metadata", "invalid_type"),
+    ({"metadata": []}, "metadata", "invalid_type"),
     ({"prompt_cache_options": {"prewarm": True}}, "prompt_cache_options.prewarm", "unsupported_parameter"),
     ({"reasoning": {"effort": "low"}}, "reasoning.effort", "unsupported_parameter"),
     ({"reasoning": {"summary": "auto"}}, "reasoning.summary", "unsupported_parameter"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -256,3 +257,14 @@ def test_every_token_that_ends_a_text_may_end_a_turn(tmp_path: Path) -> None:
     }
     found = write(tmp_path, config, generation_config={"eos_token_id": [1, 7]})
     assert found.render_after(HI, add_generation_prompt=False) == ("<|eot|>", "Hi<|eot|>")
+
+
+@pytest.mark.parametrize("depth", [300, 950, 100_000])
+def test_arguments_that_nest_deeply_are_text_or_a_mistake_of_the_caller(depth: int) -> None:
+    """Where the depth is too much for JSON's own tools, they are said as they are."""
+    arguments = '{"a": ' * depth + "1" + "}" * depth
+    call = {**CALL, "function": {"name": "weather", "arguments": arguments}}
+    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    with contextlib.suppress(RequestError):
+        text = template("chatml").render(messages)
+        assert depth in (text.count('{"a": '), text.count('{\\"a\\": '))

@@ -327,3 +327,10 @@ def test_the_same_grammar_is_compiled_once_however_many_ask(
         made = list(pool.map(compiler.compile, [GrammarSpec(kind="regex", source="[xy]{3}z")] * 8))
     assert len(compiled) == 1
     assert all(grammar is made[0] for grammar in made)
+
+
+def test_what_llguidance_cannot_hold_is_refused_without_its_innards(compiler: GrammarCompiler) -> None:
+    choices = json.dumps([f"{number}" for number in range(100_000)])
+    with pytest.raises(RequestError, match=r"larger than the grammar engine can take$"):
+        compiler.compile(GrammarSpec(kind="choice", source=choices))
+    compiler.compile(GrammarSpec(kind="choice", source='["it", "goes", "on"]'))
