@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> None:
     parent = engine.generate(random_prompt(engine, args.past, 3), exactly(1))
     branch = parent.started.prompt_branch_id
     rows = [_measure(engine, branch, n) for n in args.branches]
+    engine.release(branch).result()
     emit("idle", {"model": args.model, "past": args.past, "steps": _STEPS}, rows, save=args.save)
 
 

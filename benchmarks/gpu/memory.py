@@ -48,10 +48,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _measure(engine: Engine, prompt: list[int], n: int, tokens: int) -> dict[str, Any]:
+    before = _held(engine)
     done = engine.generate(prompt, exactly(tokens, n), n=n)
-    stats = engine.stats().result()
     page = engine._loop.runner.store.data.nbytes / engine.config.num_pages / 2**20
-    used, unshared = stats.pages_used, n * -(-(len(prompt) + tokens) // stats.page_size)
+    used, unshared = _held(engine) - before, n * -(-(len(prompt) + tokens) // engine.config.page_size)
     engine.release(done.started.prompt_branch_id).result()
     return {
         "branches": n,
@@ -59,8 +59,14 @@ def _measure(engine: Engine, prompt: list[int], n: int, tokens: int) -> dict[str
         "MiB": used * page,
         "unshared MiB": unshared * page,
         "times less": unshared / used,
-        "pages after release": engine.stats().result().pages_used - engine.stats().result().pages_cached,
+        "pages after release": _held(engine) - before,
     }
+
+
+def _held(engine: Engine) -> int:
+    """Pages in use that nothing could evict."""
+    stats = engine.stats().result()
+    return stats.pages_used - stats.pages_cached
 
 
 def _reserved() -> float | None:
