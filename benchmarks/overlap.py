@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -127,8 +128,9 @@ class _Waits:
 
 
 def _idle(engine: Engine, request: Request) -> float:
+    few = replace(request, params=replace(request.params, max_tokens=48))
     with profile(activities=[ProfilerActivity.CUDA]) as traced:
-        _decode(engine, request)
+        _decode(engine, few)
         torch.cuda.synchronize()
     events = [event.time_range for event in traced.events() or () if "CUDA" in str(event.device_type)]
     ranges = sorted((event.start, event.end) for event in events)

@@ -6,6 +6,8 @@ drawn from them) or one child that grows by a token per step. Text state lives w
 
 from __future__ import annotations
 
+from array import array
+
 from dendrite_core.cache.branch import Branch
 from dendrite_core.cache.page_table import PageTable
 from dendrite_core.params import SamplingParams
@@ -90,7 +92,8 @@ class Sequence:
         self.scored: list[tuple[float, list[tuple[int, float]]]] = []
         self.table: PageTable | None = None
         self.has_penalties = params.has_penalties
-        self.history = branch.tokens() if self.has_penalties else []
+        # An array, because numpy reads it as it is where a list would be read token by token.
+        self.history = array("q", branch.tokens() if self.has_penalties else ())
         self.computing = self.drawing = self.draw_at = 0
         self.is_prompt = children > 0
         self.wants_scores = self.is_prompt and params.prompt_logprobs is not None

@@ -1,9 +1,9 @@
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,untyped-decorator"
 """Triton kernels from logits to tokens; imported on CUDA only. A row never sees another.
 
-No sort and no scan over the vocabulary: `change` and `alter` make a draw's own logits where something asks
-for it, `block_sums` adds up blocks, `find_cuts` finds what top_k and top_p keep, `choose` inverts the
-cumulative sum, first over blocks and then inside one.
+No sort and no scan over the vocabulary. What changes logits works on a copy of them; then `block_sums` adds
+up blocks, `find_cuts` finds what top_k and top_p keep, and `choose` inverts the cumulative sum, first over
+blocks and then inside one.
 """
 
 from __future__ import annotations
@@ -13,38 +13,70 @@ import triton.language as tl
 
 
 @triton.jit
-def change(
-    logits, stride, rows, bits, words, mask_rows, out, WIDTH, BLOCK: tl.constexpr, MASKED: tl.constexpr
-):
-    """Each draw's own copy of its row of logits, without the tokens its grammar forbids.
-
-    mask_rows: -1 for a draw without a grammar, else which row of `bits` `[M, words]`; bit i is token i.
-    """
+def copy_rows(logits, stride, rows, out, WIDTH, BLOCK: tl.constexpr):
+    """Each draw's own copy of its row of logits."""
     draw = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     source = tl.load(rows + draw).to(tl.int64)
-    value = tl.load(logits + source * stride + at, mask=at < WIDTH, other=float("-inf"))
-    if MASKED:
-        mask_row = tl.load(mask_rows + draw).to(tl.int64)
-        known = (at < words * 32) & (mask_row >= 0)
-        word = tl.load(bits + mask_row * words + at // 32, mask=known, other=0)
-        value = tl.where((mask_row < 0) | (((word >> (at % 32)) & 1) == 1), value, float("-inf"))
+    value = tl.load(logits + source * stride + at, mask=at < WIDTH, other=0.0)
     tl.store(out + draw * WIDTH + at, value, mask=at < WIDTH)
 
 
 @triton.jit
-def alter(logits, places, changes, COUNT, BLOCK: tl.constexpr):
-    """logit_bias, penalties and bans at single places. changes: `[4, COUNT]`, see `penalties.Changes`."""
+def add_at(logits, places, values, COUNT, BLOCK: tl.constexpr):
+    """logit_bias and bans: add a number, or minus infinity, at single places of the logits `[D, V]`."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     valid = at < COUNT
     place = tl.load(places + at, mask=valid, other=0)
-    value = tl.load(logits + place, mask=valid, other=0.0)
-    value += tl.load(changes + at, mask=valid, other=0.0)
-    factor = tl.load(changes + COUNT + at, mask=valid, other=1.0)
-    value = tl.where(value > 0, tl.div_rn(value, factor), value * factor)
-    value -= tl.load(changes + 2 * COUNT + at, mask=valid, other=0.0)
-    banned = tl.load(changes + 3 * COUNT + at, mask=valid, other=0.0) != 0
-    tl.store(logits + place, tl.where(banned, float("-inf"), value), mask=valid)
+    tl.atomic_add(logits + place, tl.load(values + at, mask=valid, other=0.0), mask=valid)
+
+
+@triton.jit
+def tally(histories, owners, counts, COUNT, WIDTH, BLOCK: tl.constexpr):
+    """Count tokens `[N]` of owners `[N]`; rows 2r and 2r + 1 of counts are of a draw's output and prompt."""
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    valid = at < COUNT
+    owner = tl.load(owners + at, mask=valid, other=0).to(tl.int64)
+    token = tl.load(histories + at, mask=valid, other=0)
+    tl.atomic_add(counts + owner * WIDTH + token, 1, mask=valid)
+
+
+@triton.jit
+def penalise(
+    logits, draws, counts, repetitions, frequencies, presences, WIDTH, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Repetition, then frequency and presence, of the rows `draws` of the logits `[D, V]`, in place."""
+    row = tl.program_id(0).to(tl.int64)
+    draw = tl.load(draws + row).to(tl.int64)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < WIDTH
+    said = tl.load(counts + 2 * row * WIDTH + at, mask=inside, other=0)
+    asked = tl.load(counts + (2 * row + 1) * WIDTH + at, mask=inside, other=0)
+    value = tl.load(logits + draw * WIDTH + at, mask=inside, other=0.0)
+    factor = tl.load(repetitions + draw)
+    repeated = tl.where(value > 0, tl.div_rn(value, factor), value * factor)
+    value = tl.where(said + asked > 0, repeated, value)
+    # In double, as on a CPU, and rounded once.
+    taken = tl.load(frequencies + draw) * said.to(tl.float64) + tl.load(presences + draw)
+    value -= tl.where(said > 0, taken, 0.0).to(tl.float32)
+    tl.store(logits + draw * WIDTH + at, value, mask=inside)
+
+
+@triton.jit
+def forbid(logits, bits, words, mask_rows, WIDTH, BLOCK: tl.constexpr):
+    """Minus infinity for what a mask does not allow. logits: `[D, V]`, in place.
+
+    mask_rows: -1 for a draw without a mask, else which row of `bits` `[M, words]`; bit i is token i.
+    """
+    draw = tl.program_id(0).to(tl.int64)
+    mask_row = tl.load(mask_rows + draw).to(tl.int64)
+    if mask_row < 0:
+        return
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    word = tl.load(bits + mask_row * words + at // 32, mask=at < words * 32, other=0)
+    forbidden = ((word >> (at % 32)) & 1) == 0
+    nothing = tl.full((BLOCK,), float("-inf"), tl.float32)
+    tl.store(logits + draw * WIDTH + at, nothing, mask=forbidden & (at < WIDTH))
 
 
 @triton.jit

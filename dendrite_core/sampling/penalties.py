@@ -153,46 +153,5 @@ def _spread(values: Sequence[float], ids: Sequence[Ints]) -> Tensor:
     return torch.from_numpy(np.repeat(np.array(values, np.float32), [len(row) for row in ids]))
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What `adjusted` does at single places of the logits `[D, V]`, but for masks and limits.
-
-    places: `[N]` in the flattened logits. values: `[4, N]`: what is added (logit_bias), the factor of
-    repetition, what is then taken off (frequency and presence), and 1 where the token is banned.
-    """
-
-    places: Ints
-    values: NDArray[np.float32]
-
-
-def changes(draws: Sequence[Draw], width: int) -> Changes | None:
-    """The places of `adjusted`, for a device that applies them in one go; None when there are none."""
-    found = [_row_changes(row * width, draw) for row, draw in enumerate(draws) if _asks(draw)]
-    if not found:
-        return None
-    return Changes(np.concatenate([ids for ids, _ in found]), np.concatenate([v for _, v in found], axis=1))
-
-
-def _asks(draw: Draw) -> bool:
-    return bool(draw.banned or draw.params.logit_bias or draw.params.has_penalties)
-
-
-def _row_changes(start: int, draw: Draw) -> tuple[Ints, NDArray[np.float32]]:
-    params = draw.params
-    bias, banned = np.fromiter(params.logit_bias, np.int64), _array(draw.banned)
-    output, counts = np.unique(_array(draw.output), return_counts=True)
-    repeated = params.repetition_penalty != 1.0
-    seen = np.concatenate([_array(draw.prompt), output]) if repeated else output[:0]
-    ids = np.unique(np.concatenate([bias, banned, output, seen]))
-    values = np.zeros((4, len(ids)), np.float32)
-    values[1] = 1.0
-    values[0, np.searchsorted(ids, bias)] = np.fromiter(params.logit_bias.values(), np.float32)
-    values[1, np.searchsorted(ids, seen)] = params.repetition_penalty
-    taken = params.frequency_penalty * counts + params.presence_penalty
-    values[2, np.searchsorted(ids, output)] = taken
-    values[3, np.searchsorted(ids, banned)] = 1.0
-    return ids + start, values
-
-
 def _array(ids: Sequence[int]) -> Ints:
     return np.asarray(ids, dtype=np.int64)

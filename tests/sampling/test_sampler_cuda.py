@@ -106,7 +106,8 @@ def test_changed_logits_are_those_of_the_plain_sampler_bit_for_bit() -> None:
     params = [*PARAMS.values()][-3:]
     draws = [draws_of(params[row % 3], 8, rng=rng)[row] for row in range(8)]
     masks = random_masks(3, rng), [0, None, 1, 2, None, 0, 0, 1]
-    own = CudaSampler(VOCAB, DEVICE)._own(logits, draws, TokenMasks(masks[0], masks[1]))
+    sampler = CudaSampler(VOCAB, DEVICE)
+    own = sampler._own(logits, draws, sampler._settings(draws), TokenMasks(masks[0], masks[1]))
     assert torch.equal(own.cpu(), adjusted(logits.cpu(), draws, TokenMasks(masks[0], masks[1])))
 
 
