@@ -38,7 +38,8 @@ def _parser() -> argparse.ArgumentParser:
         "dendrite serve",
         formatter_class=lambda prog: _Help(prog, max_help_position=34, width=110),
         description="Serve a model over the OpenAI API, with a KV cache that is a tree.",
-        epilog="Stop with SIGTERM or Ctrl-C: running requests finish first, a second signal ends them.",
+        epilog="Stop with SIGTERM or Ctrl-C: running requests finish first, a second signal ends them. "
+        "`dendrite tree` and `dendrite search` draw trees and searches in the terminal.",
     )
     parser.add_argument("positional_model", nargs="?", metavar="MODEL", help="the same as --model")
     _add_model_options(parser.add_argument_group("model"))

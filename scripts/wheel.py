@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("dendrite_core", "dendrite_server")
 # What the page is made of, as against what is served.
 NOT_SHIPPED = ("dendrite_server/page/bundle/", "dendrite_server/page/README.md")
+SEARCH = ["search", "--local", "--game24", "4 5 6 10"]
 PUZZLE = {"messages": [{"role": "user", "content": "Solve 24: 4 9 10 13"}], "temperature": 0, "n": 2}
 LIBRARY = "from dendrite_core import Engine; print(Engine.from_pretrained().generate('Hello').usage)"
 
@@ -47,7 +48,7 @@ def install(wheel: Path, folder: Path) -> Path:
 def serve(programs: Path, folder: Path) -> None:
     """Start the server as one who has nothing set, ask it, stop it."""
     bare = {"PATH": f"{programs}:/usr/bin:/bin", "HOME": str(folder), "HF_HUB_OFFLINE": "1"}
-    for command in (["python", "-c", LIBRARY], ["dendrite-bench", "--help"], ["dendrite", "serve", "--help"]):
+    for command in (["python", "-c", LIBRARY], ["dendrite-bench", "--help"], ["dendrite", *SEARCH]):
         run = [str(programs / command[0]), *command[1:]]
         subprocess.run(run, cwd=folder, env=bare, check=True, timeout=120, stdout=subprocess.DEVNULL)
     command = [str(programs / "dendrite"), "serve", "--port", "0"]
