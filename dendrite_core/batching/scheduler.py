@@ -3,7 +3,7 @@
 Running sequences go first, decoding ones before prompts, oldest first; then waiting ones are admitted
 while rows, tokens and pages last. When pages run out the youngest running sequence is preempted: its KV
 is dropped, its tokens are kept, and it waits to be computed again. A request is never failed for lack of
-pages.
+pages. A prompt whose beginning is being computed for another one waits for it, so that it is computed once.
 
 A step may be scheduled *ahead*: while the one before is computed and its tokens are not known. Where a row
 will be is known without them; what it reads there stays on the device.
@@ -20,6 +20,7 @@ from operator import attrgetter
 from dendrite_core.batching.batch import Batch, Draw, Score
 from dendrite_core.batching.sequence import Order, Sequence
 from dendrite_core.cache.page_table import adjacent_prefixes, spans, tree_order
+from dendrite_core.cache.radix import common_prefix
 from dendrite_core.cache.tree import TreeCache
 from dendrite_core.config import ResolvedConfig
 
@@ -28,12 +29,23 @@ by_order = attrgetter("order")
 SCORED_AT_ONCE = 512
 """Prompt tokens of one step that are scored: each takes a row of logits, half a megabyte at 128k ids."""
 
+WORTH_WAITING = 64
+"""Fewer tokens that two prompts share are computed twice: a step of waiting takes about as long as they."""
+
 HasRoom = Callable[[Sequence, int, dict[Sequence, int]], bool]
 
 
 def decoding_first(sequence: Sequence) -> tuple[bool, Order]:
     """Rows that need one token go before prompts, which would take the whole step."""
     return (sequence.pending > 1, sequence.order)
+
+
+def _is_behind(sequence: Sequence) -> bool:
+    """Whether the one it waits for is still computing what they share."""
+    if sequence.behind is None:
+        return False
+    leader, shared = sequence.behind
+    return leader.running and leader.branch.kv_length < shared
 
 
 @dataclass(slots=True)
@@ -131,10 +143,11 @@ class Scheduler:
         """Tokens for running sequences, as far as they go; None when one finds no room and still runs."""
         granted: dict[Sequence, int] = {}
         budget, self._scorable = self.max_tokens, SCORED_AT_ONCE
+        others = not all(_is_behind(sequence) for _, sequence in self._waiting)
         for sequence in sorted(self.running, key=decoding_first):
             if not sequence.running or budget == 0:
                 continue
-            new = self._at_most(sequence, self._share(budget, bool(self._waiting)))
+            new = self._at_most(sequence, self._share(budget, others))
             if not new:
                 continue
             if has_room(sequence, new, granted):
@@ -181,26 +194,64 @@ class Scheduler:
 
     def _admit(self, granted: dict[Sequence, int]) -> None:
         budget = self.max_tokens - sum(granted.values())
+        following: list[tuple[Order, Sequence]] = []
         while self._waiting and budget > 0 and len(self.running) < self.max_rows:
             sequence = self._waiting[0][1]
-            table = self.cache.start(sequence.branch)
-            if sequence.wants_scores:
-                # Logits exist only where KV is computed, so cached KV of unscored tokens is of no use.
-                self.cache.forget(sequence.branch, len(sequence.scored))
-            new = self._at_most(sequence, self._share(budget, len(self._waiting) > 1))
-            if not new or not self.cache.reserve(sequence.branch, new):
-                self.cache.stop(sequence.branch)
-                return
-            self._scorable -= new * sequence.wants_scores
+            if self._follows(sequence):
+                following.append(heapq.heappop(self._waiting))
+                continue
+            new = self._begin(sequence, budget)
+            if not new:
+                break
             heapq.heappop(self._waiting)
-            sequence.table = table
-            if sequence.cached is None:
-                sequence.cached = sequence.branch.kv_length
-                sequence.admitted = time.monotonic()
-            self.running.append(sequence)
-            self._versions = -1
             granted[sequence] = new
             budget -= new
+        for entry in following:
+            heapq.heappush(self._waiting, entry)
+
+    def _begin(self, sequence: Sequence, budget: int) -> int:
+        """Let the first in line run; the tokens it gets, 0 if there is no room."""
+        table = self.cache.start(sequence.branch)
+        if sequence.wants_scores:
+            # Logits exist only where KV is computed, so cached KV of unscored tokens is of no use.
+            self.cache.forget(sequence.branch, len(sequence.scored))
+        new = self._at_most(sequence, self._share(budget, len(self._waiting) > 1))
+        if not new or not self.cache.reserve(sequence.branch, new):
+            self.cache.stop(sequence.branch)
+            return 0
+        self._scorable -= new * sequence.wants_scores
+        sequence.table = table
+        if sequence.cached is None:
+            sequence.cached = sequence.branch.kv_length
+            sequence.admitted = time.monotonic()
+        self.running.append(sequence)
+        self._versions = -1
+        return new
+
+    def _follows(self, sequence: Sequence) -> bool:
+        """Whether it waits for another to compute what both begin with, and will then find it cached."""
+        if sequence.wants_scores:
+            return False
+        if not _is_behind(sequence):
+            sequence.behind = self._leader_of(sequence)
+        return sequence.behind is not None
+
+    def _leader_of(self, sequence: Sequence) -> tuple[Sequence, int] | None:
+        """A running prompt that shares enough of what it has still to compute, and up to where."""
+        branch, size = sequence.branch, self.page_size
+        for leader in self.running:
+            other, known = leader.branch, leader.branch.kv_length
+            if len(other) - known <= WORTH_WAITING or other.namespace != branch.namespace:
+                continue
+            first = max(known, branch.kv_length)
+            probe = first + WORTH_WAITING
+            if other.tokens(first, probe) != branch.tokens(first, probe):
+                continue
+            # The last token of a prompt is always computed, and only whole pages are found.
+            shared = common_prefix(other.tokens(), branch.tokens(0, len(branch) - 1)) // size * size
+            if shared - first >= WORTH_WAITING - size:
+                return leader, shared
+        return None
 
     def _build(self, granted: dict[Sequence, int]) -> Step:
         self._sort()

@@ -24,7 +24,8 @@ class Sequence:
     whoever wants the tokens, of no meaning here. `cached` is the KV found when it first started to run,
     which was at `admitted` (seconds of the monotonic clock); `scored` the (logprob, best ones) of the
     prompt's tokens from the second on, when asked for. `grammar` is where it stands in what constrains it,
-    `bad_words` the token sequences that it may not complete.
+    `bad_words` the token sequences that it may not complete. `behind` is whom it waits for, who computes
+    the first tokens of this one too, as many as said.
 
     A step may be scheduled before the tokens of the one before are known. `longest` is the length at which
     the sequence ends at the latest. `computing` tokens of it are in steps whose KV is not committed yet,
@@ -35,6 +36,7 @@ class Sequence:
     __slots__ = (
         "admitted",
         "bad_words",
+        "behind",
         "branch",
         "cached",
         "children",
@@ -87,6 +89,7 @@ class Sequence:
         self.children = children
         self.grammar = grammar
         self.bad_words = bad_words
+        self.behind: tuple[Sequence, int] | None = None
         self.cached: int | None = None
         self.admitted = 0.0
         self.scored: list[tuple[float, list[tuple[int, float]]]] = []

@@ -101,6 +101,63 @@ def test_every_sequence_ends_whatever_the_room(num_pages: int) -> None:
     assert (machine.scheduler.preemptions > 0) == (num_pages == 26)
 
 
+def random_tokens(rng: random.Random, count: int) -> list[int]:
+    return [rng.randrange(1000) for _ in range(count)]
+
+
+@pytest.mark.parametrize("max_batch_tokens", [48, 512])
+def test_what_prompts_have_in_common_is_computed_once(max_batch_tokens: int) -> None:
+    """Eight prompts at once: 200 equal tokens and up to 9 of their own, alone in their last page."""
+    rng, machine = random.Random(1), Machine(max_batch_tokens=max_batch_tokens)
+    past = random_tokens(rng, 200)
+    prompts = [past + random_tokens(rng, rng.randint(1, 9)) for _ in range(8)]
+    for prompt in prompts:
+        machine.add(prompt, len(prompt) + 2)
+    computed = 0
+    while step := machine.step():
+        computed += len(step.batch.token_ids)
+    assert len(machine.finished) == 8
+    # Twelve whole pages are shared; what comes after them, and one token more, is every prompt's own.
+    assert computed == 12 * 16 + sum(len(prompt) - 12 * 16 + 1 for prompt in prompts)
+
+
+def test_prompts_of_their_own_do_not_wait_for_others() -> None:
+    """Not for other tokens, another namespace, fewer tokens than are worth it, nor to be scored."""
+    rng, machine = random.Random(2), Machine()
+    past = random_tokens(rng, 100)
+    first = machine.add(past, 120)
+    others = [
+        machine.add(random_tokens(rng, 100), 120),
+        machine.add(past[:40] + random_tokens(rng, 60), 120),
+        machine.add(past[:33], 120),
+    ]
+    follower = machine.add(past, 120)
+    machine.step()
+    assert first.running
+    assert [other.running for other in others] == [True] * 3
+    assert not follower.running
+    machine.step()
+    assert follower.running
+    assert follower.cached == 96
+
+
+def test_a_follower_goes_on_alone_when_its_leader_is_gone() -> None:
+    machine = Machine(max_batch_tokens=64)
+    past = random_tokens(random.Random(3), 300)
+    leader, follower = machine.add(past, 310), machine.add(past, 310)
+    for _ in range(3):
+        machine.step()
+    assert (leader.running, follower.running) == (True, False)
+    assert leader.branch.kv_length == 32 + 64 + 64, "only at first a share is left for others"
+    machine.scheduler.remove(leader)
+    machine.step()
+    assert follower.running
+    assert follower.cached == 160
+    while machine.step():
+        pass
+    assert machine.finished == [follower]
+
+
 def test_no_step_exceeds_its_tokens_or_rows() -> None:
     machine = Machine(max_rows=3, max_batch_tokens=20)
     for seed in range(6):
