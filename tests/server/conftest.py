@@ -30,7 +30,7 @@ class Server:
     engine: Engine
     url: str
     port: int
-    service: Service
+    service: Service | None = None
 
     def pages(self) -> dict[str, int]:
         health = httpx.get(f"{self.url}/health").json()

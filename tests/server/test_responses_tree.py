@@ -163,6 +163,7 @@ def test_what_is_kept_outlives_the_server(serve: Serve, tmp_path: Path) -> None:
         second = ask(before, "four", previous_response_id=first["id"])
         gone = ask(before, "gone")
         before.delete(f"/v1/responses/{gone['id']}").raise_for_status()
+    assert server.service is not None
     server.service.keep()
     with httpx.Client(base_url=serve(config).url, timeout=30) as after:
         assert after.get(f"/v1/responses/{first['id']}").json() == first
