@@ -12,7 +12,7 @@ QUICK: dict[str, list[str]] = {
     "decode": ["--prompt-length", "512", "--output-length", "64", "--trials", "3"],
     "fork-overhead": ["--prefix-length", "1000,128000", "--num-forks", "1,32", "--trials", "3"],
     "memory-profile": ["--scenario", "64 branches of one prompt", "tree, 4 ways, 4 deep", "depth 100"],
-    "tree-vs-linear": ["--depth", "3", "--root", "256"],
+    "tree-vs-linear": ["--quick"],
     "constraint-overhead": [],
     "tokenizer": [],
     "tot": ["--puzzles", "12", "--budget", "400"],

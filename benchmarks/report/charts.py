@@ -92,7 +92,7 @@ def draw(record: Record, path: Path) -> None:
         axes.set(xlabel=chart.x, ylabel=chart.y)
         axes.spines[["top", "right"]].set_visible(False)
         if chart.by is not None:
-            axes.legend(frameon=False)
+            axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
         path.parent.mkdir(exist_ok=True)
         figure.savefig(path, metadata={"Date": None, "Description": identity})
         pyplot.close(figure)
@@ -111,7 +111,8 @@ def _bars(axes: Any, series: dict[str, list[tuple[Any, float]]]) -> None:
         axes.bar([places.index(x) + shift for x, _ in points], [y for _, y in points], width, label=name)
     axes.set_xticks(range(len(places)), [_folded(str(place)) for place in places])
     if len(places) > 6:
-        axes.tick_params(axis="x", rotation=40)
+        for label in axes.get_xticklabels():
+            label.set(rotation=40, ha="right", rotation_mode="anchor")
 
 
 def _folded(label: str) -> str:

@@ -68,7 +68,7 @@ def _summary(records: Sequence[Record]) -> str:
     for record in records:
         if sentence := finding(record):
             where = f"{record.hardware}, {record.date[:10]}"
-            lines.append(f"| [{record.benchmark}](#{_anchor(record)}) | {sentence} | {where} |")
+            lines.append(f"| [{_title(record)}](#{_anchor(record)}) | {sentence} | {where} |")
     return "\n".join([*lines, ""])
 
 
@@ -117,9 +117,9 @@ def _pairs(values: Mapping[str, object]) -> str:
 
 
 def _title(record: Record) -> str:
-    return record.key.removesuffix("-cpu").removesuffix("-gpu") + (
-        " (GPU)" if record.key.endswith("-gpu") else ""
-    )
+    """The question and its variant, and the device where it is no CPU."""
+    name = record.key.removesuffix(f"-{record.device}")
+    return name if record.device == "cpu" else f"{name} ({record.device.upper()})"
 
 
 def _anchor(record: Record) -> str:

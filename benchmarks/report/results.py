@@ -13,9 +13,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One result file. `key` is its name without the date: what newer ones replace."""
+    """One result file. `key` is its name without the date: what newer ones replace. `device` ends it."""
 
     key: str
+    device: str
     benchmark: str
     date: str
     commit: str
@@ -29,7 +30,8 @@ class Record:
         told = json.loads(path.read_text())
         day = told["date"][:10]
         fields = ("benchmark", "date", "commit", "hardware", "versions", "settings", "rows")
-        return cls(path.stem.replace(f"-{day}", ""), *(told[name] for name in fields))
+        key = path.stem.replace(f"-{day}", "")
+        return cls(key, told["device_tag"], *(told[name] for name in fields))
 
 
 def newest(folder: Path) -> list[Record]:
