@@ -201,10 +201,12 @@ class TreeAttention:
 
     def _narrow(self, layer: int, q: Tensor, out: Tensor, window: int | None, pdl: bool) -> None:
         tiles = self.tiles(q.shape[0])
-        # As measured: with few rows a program more a multiprocessor is worth less than a tile more in flight.
-        stages = 4 if q.shape[0] <= _FEW_QUERIES or not self.half else 3
+        # Few rows are a link of a chain: what a program takes of a multiprocessor, the next product cannot
+        # begin in. More rows are bound by how much is in flight.
+        few = q.shape[0] <= _FEW_QUERIES
+        stages, registers = (4, None) if not self.half else (2, 128) if few else (3, 168)
         tile = (tiles.narrow, tiles.tokens, stages)
-        options = {"maxnreg": 168} if self.half and self.shape.head_dim <= 128 else {}
+        options = {"maxnreg": registers} if registers and self.shape.head_dim <= 128 else {}
         self._plain(layer, q, out, window, tiles.programs, tile, (0, tiles.tokens, 2), pdl, 4, options)
 
     def _plain(
