@@ -91,6 +91,35 @@ async def test_a_plain_endpoint_goes_on_with_a_chat(distant: openai.AsyncOpenAI)
         assert third.depth == 3
 
 
+class Repeating:
+    """A client whose server says the unfinished turn again before it goes on, as llama.cpp's does."""
+
+    def __init__(self, client: openai.AsyncOpenAI) -> None:
+        self.client = client
+
+    async def post(self, path: str, *, cast_to: type[Any], body: dict[str, Any]) -> Any:
+        found: Any = await self.client.post(path, cast_to=cast_to, body=body)
+        if body.get("continue_final_message"):
+            for choice in found["choices"]:
+                choice["message"]["content"] = body["messages"][-1]["content"] + choice["message"]["content"]
+        return found
+
+    async def delete(self, path: str, *, cast_to: type[Any]) -> Any:
+        raise AssertionError("a plain endpoint has nothing to delete")
+
+
+async def test_a_server_that_repeats_what_was_begun_is_understood(distant: openai.AsyncOpenAI) -> None:
+    model = (await distant.models.list()).data[0].id
+    found = []
+    for client in (distant, Repeating(distant)):
+        method = TreeOfThoughts(generator=STOPPED, width=2, branching=3)
+        backend = PlainBackend(client, model)
+        result = await Search(backend, MESSAGES, method, budget=Budget(depth=3), seed=5).run()
+        found.append([view.text for view in result.tree])
+    assert found[0] == found[1]
+    assert len(found[0]) > 6
+
+
 async def test_rewinding_and_proposing_over_http(
     served: tuple[Engine, str], client: openai.AsyncOpenAI
 ) -> None:

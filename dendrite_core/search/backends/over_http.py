@@ -119,11 +119,30 @@ class DendriteBackend:
         return read_answer(found, prompt, places, [_text(choice) for choice in found["choices"]])
 
 
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What was sent to a plain endpoint and what came back; None if the context is full."""
+
+    parts: tuple[Part, ...]
+    call: Call
+    found: Body | None
+
+    @property
+    def texts(self) -> list[str]:
+        return [_text(choice) for choice in self.found["choices"]] if self.found else []
+
+    @property
+    def begun(self) -> str:
+        """The unfinished turn that was sent to be gone on with."""
+        return str(self.call.messages[-1]["content"]) if self.call.messages and self.call.continues else ""
+
+
 class PlainBackend:
     """Any OpenAI endpoint: no forks, the whole text resent. Chat is gone on with as vLLM and Dendrite do.
 
-    With `token_ids` (an extension of vLLM and Dendrite) searches whose prompt is token ids stay in ids, and
-    nothing is tokenized again.
+    Some servers repeat the unfinished turn before what they add to it (llama.cpp's does), which shows when
+    all answers of a batch begin so, and is taken off. With `token_ids` (an extension of vLLM and Dendrite)
+    searches whose prompt is token ids stay in ids, and nothing is tokenized again.
     """
 
     def __init__(
@@ -133,33 +152,47 @@ class PlainBackend:
         self.model = model
         self.token_ids = token_ids
         self.end_ids = tuple(end_ids)
+        self._may_repeat = True
 
     async def generate(self, asks: Sequence[Ask]) -> list[Answer]:
-        tasks = [asyncio.create_task(self._answer(ask)) for ask in asks]
+        tasks = [asyncio.create_task(self._send(ask)) for ask in asks]
         try:
-            return await asyncio.gather(*tasks)
+            exchanges = await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
+        # One answer that does not begin so tells for good; one that does may do so by chance.
+        self._may_repeat &= all(text.startswith(one.begun) for one in exchanges for text in one.texts)
+        return [self._answer(ask, one) for ask, one in zip(asks, exchanges, strict=True)]
 
     async def release(self, places: Iterable[Place], *, below: bool = True) -> None:
         """There is nothing to free: such a server forgets when it likes."""
 
-    async def _answer(self, ask: Ask) -> Answer:
+    async def _send(self, ask: Ask) -> Exchange:
         parts: tuple[Part, ...] = (*_cut(ask.place), *ask.place.pending, ask.prompt)
         parts = tuple(part for part in parts if isinstance(part, Generated) or len(part))
-        path, body = fold(parts, bound=False).body()
+        call = fold(parts, bound=False)
+        path, body = call.body()
         body |= sampling_body(ask.params, chat=path.startswith("/chat"), plain=True)
         body |= {"model": self.model, "n": ask.n}
         if self.token_ids:
             body["return_token_ids"] = True
         try:
-            found = await self.client.post(path, cast_to=object, body=body)
+            return Exchange(parts, call, await self.client.post(path, cast_to=object, body=body))
         except Exception as error:
             if is_context_full(error):
-                return Answer(place=ask.place, continuations=())
+                return Exchange(parts, call, None)
             raise
-        texts = [_text(choice) + _stop_text(choice, ask.params) for choice in found["choices"]]
+
+    def _answer(self, ask: Ask, exchange: Exchange) -> Answer:
+        found, parts = exchange.found, exchange.parts
+        if found is None:
+            return Answer(place=ask.place, continuations=())
+        said = exchange.texts
+        if self._may_repeat:
+            said = [text.removeprefix(exchange.begun) for text in said]
+        stops = [_stop_text(choice, ask.params) for choice in found["choices"]]
+        texts = [text + stop for text, stop in zip(said, stops, strict=True)]
         ids = [tuple(choice.get("token_ids") or ()) for choice in found["choices"]]
         written = [Generated(text, own) for text, own in zip(texts, ids, strict=True)]
         places = [Place(history=(*parts, one)) for one in written]
