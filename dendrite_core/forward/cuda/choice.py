@@ -38,10 +38,7 @@ def choose(asked: str, shape: AttentionShape, store: KVStore) -> Attention:
     ours = TreeAttention(shape, store)
     if asked == "tree":
         return ours
-    reason = unusable(shape, store.dtype)
-    if reason is None and not is_compiled(shape, store.dtype):
-        reason = "its kernels are not compiled yet; one start with attention_backend flashinfer does that"
-    if reason is not None:
+    if reason := _not_ready(shape, store):
         log.info("attention: tree (%s)", reason)
         return ours
     theirs = FlashInferAttention(shape, store)
@@ -51,6 +48,19 @@ def choose(asked: str, shape: AttentionShape, store: KVStore) -> Attention:
     measured = "; ".join(f"{name} {', '.join(f'{ms:.2f}' for ms in each)}" for name, each in costs.items())
     log.info("attention: %s (ms a step on %d trees: %s)", chosen, len(trees), measured)
     return ours if chosen == "tree" else theirs
+
+
+def _not_ready(shape: AttentionShape, store: KVStore) -> str | None:
+    """Why FlashInfer cannot be measured now, or None."""
+    if reason := unusable(shape, store.dtype):
+        return reason
+    try:
+        if is_compiled(shape, store.dtype):
+            return None
+    except Exception as error:
+        # A start that did not ask for it does not fail with it, whatever its installation lacks.
+        return f"FlashInfer does not load: {error}"
+    return "FlashInfer's kernels are not compiled yet; one start with attention_backend flashinfer does that"
 
 
 def small_tree(store: KVStore, rows: int, shared: int, own: int) -> Batch | None:
