@@ -3,7 +3,7 @@
 import { hierarchy, select, tree, zoom, zoomIdentity } from "./vendor/d3.js";
 import { count, setText, svg } from "./dom.js";
 
-const WIDTH = 222, HEIGHT = 50, GAP_X = 44, GAP_Y = 12, LABEL = 28;
+const WIDTH = 214, HEIGHT = 50, GAP_X = 38, GAP_Y = 12, LABEL = 27;
 // Below this width the tree is an outline: a row per branch, moved in by its depth.
 const NARROW = 560, INDENT = 20;
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
@@ -32,6 +32,11 @@ export class Canvas extends EventTarget {
     this.root.addEventListener("keydown", (event) => this.key(event));
     this.root.addEventListener("click", (event) => event.target === this.root && this.select(null));
     new ResizeObserver(() => this.resize()).observe(place);
+  }
+
+  // The id of the box that has the focus.
+  get focused() {
+    return this.boxes.contains(document.activeElement) ? document.activeElement.dataset.id : undefined;
   }
 
   get isNarrow() {
@@ -74,6 +79,9 @@ export class Canvas extends EventTarget {
       box.addEventListener("focus", () => this.reveal(data.id));
       this.shown.set(data.id, box);
     }
+    const mark = markOf(one, this.selected === data.id, this.isNarrow);
+    if (box.mark === mark) return;
+    box.mark = mark;
     // In the order of the drawing, which is the order of tabbing and of reading.
     if (this.boxes.children[one.order] !== box) this.boxes.insertBefore(box, this.boxes.children[one.order] ?? null);
     box.setAttribute("transform", `translate(${one.left} ${one.top})`);
@@ -90,13 +98,14 @@ export class Canvas extends EventTarget {
       this.edges.append(line);
     }
     line.setAttribute("d", this.isNarrow ? elbow(one) : curve(one));
-    line.setAttribute("stroke-width", Math.min(1.25 + 1.1 * Math.log2(Math.max(1, one.weight)), 7).toFixed(2));
+    line.setAttribute("stroke-width", Math.min(1.25 + 1.1 * Math.log2(Math.max(1, one.weight)), 6).toFixed(2));
     line.setAttribute("class", `edge${one.data.freed ? " freed" : ""}${one.data.solved ? " solved" : ""}`);
   }
 
   select(id) {
     this.selected = id;
-    for (const [name, box] of this.shown) box.setAttribute("aria-selected", String(name === id));
+    for (const box of this.boxes.querySelectorAll('[aria-selected="true"]')) box.setAttribute("aria-selected", "false");
+    this.shown.get(id)?.setAttribute("aria-selected", "true");
     this.rove();
     this.dispatchEvent(new CustomEvent("select", { detail: id }));
     // What is chosen stays in sight above the sheet that tells of it.
@@ -105,9 +114,12 @@ export class Canvas extends EventTarget {
 
   // One box is reached by Tab; arrow keys go from there.
   rove() {
-    const focused = [...this.shown].find(([, box]) => box === document.activeElement)?.[0];
+    const focused = this.focused;
     const stop = focused ?? (this.shown.has(this.selected) ? this.selected : this.nodes?.[0]?.data.id);
-    for (const [id, box] of this.shown) box.setAttribute("tabindex", id === stop ? "0" : "-1");
+    if (stop === this.stop && this.shown.get(stop)?.getAttribute("tabindex") === "0") return;
+    this.shown.get(this.stop)?.setAttribute("tabindex", "-1");
+    this.shown.get(stop)?.setAttribute("tabindex", "0");
+    this.stop = stop;
   }
 
   focus(id) {
@@ -116,7 +128,7 @@ export class Canvas extends EventTarget {
   }
 
   key(event) {
-    const id = [...this.shown].find(([, box]) => box === document.activeElement)?.[0];
+    const id = this.focused;
     const here = this.nodes?.find((one) => one.data.id === id);
     if (!here || event.ctrlKey || event.metaKey || event.altKey) return;
     const siblings = this.nodes.filter((one) => one.depth === here.depth).sort((a, b) => a.top - b.top);
@@ -153,14 +165,15 @@ export class Canvas extends EventTarget {
     this.to(zoomIdentity.translate(width / 2 - (one.left + WIDTH / 2) * now.a, height / 2 - one.top * now.a).scale(now.a));
   }
 
-  fit(smooth = true) {
+  // With `whole`, however small that is; else no smaller than can be read.
+  fit(smooth = true, whole = false) {
     const { width, height } = this.place.getBoundingClientRect();
     if (!this.extent || !width || !height) return;
     const [w, h] = this.extent, margin = 28;
     const scale = Math.min(1, (width - 2 * margin) / w, (height - 2 * margin) / h);
     // What would be too small to read is shown from its beginning instead, with the root in the middle.
     if (this.isNarrow) return this.to(zoomIdentity.translate(16, 24).scale(Math.min(1, (width - 32) / w)), false);
-    const size = Math.max(scale, 0.78);
+    const size = whole ? scale : Math.max(scale, 0.72);
     const x = Math.max(margin, (width - w * size) / 2);
     const y = h * size <= height ? (height - h * size) / 2 : height / 2 - (this.nodes[0].top + HEIGHT / 2) * size;
     this.to(zoomIdentity.translate(x, y).scale(size), smooth);
@@ -184,7 +197,8 @@ function place(nodes) {
   const children = new Map();
   for (const one of nodes) {
     const parent = ids.has(one.parent) ? one.parent : null;
-    children.set(parent, [...(children.get(parent) ?? []), one]);
+    if (!children.has(parent)) children.set(parent, []);
+    children.get(parent).push(one);
   }
   if (!nodes.length) return [];
   // d3 wants one root: an invisible one stands left of what has no parent.
@@ -195,13 +209,14 @@ function place(nodes) {
   let order = 0;
   top.eachBefore((one) => {
     if (one.data.id === null) return;
+    const size = one.descendants().length;
     places.set(one.data.id, {
       data: one.data,
       left: (one.depth - 1) * (WIDTH + GAP_X),
       top: one.x - highest,
       depth: one.depth,
       above: places.get(one.parent.data.id) ?? null,
-      weight: one.data.visits || one.descendants().length,
+      weight: one.data.visits || size,
       below: one.children?.length ?? 0,
       order: order++,
     });
@@ -233,6 +248,14 @@ function extent(nodes) {
   return [Math.max(...nodes.map((one) => one.left)) + WIDTH, Math.max(...nodes.map((one) => one.top)) + HEIGHT];
 }
 
+// All that a box and its line show: where this is as before, there is nothing to be done.
+function markOf(one, isSelected, isNarrow) {
+  const { data, above } = one;
+  const flags = [data.running, data.freed, data.pinned, data.solved, isSelected, isNarrow].map(Number).join("");
+  const where = [one.left, one.top, one.order, above?.left, above?.top, one.weight, one.below];
+  return [...where, flags, data.text.slice(0, LABEL + 1), data.text.length, data.note, data.score, data.pages?.shared, data.pages?.owned].join("|");
+}
+
 function makeBox(id) {
   return svg("g", { class: "branch", role: "treeitem", "data-id": id, tabindex: "-1" },
     svg("rect", { class: "ring", x: -3, y: -3, width: WIDTH + 6, height: HEIGHT + 6, rx: 10 }),
@@ -241,7 +264,7 @@ function makeBox(id) {
     svg("text", { class: "label", x: 14, y: 20 }),
     svg("text", { class: "about", x: 14, y: 37 }),
     svg("circle", { class: "pulse", cx: WIDTH - 14, cy: 15, r: 3.5 }),
-    svg("text", { class: "pin", x: WIDTH - 14, y: 20 }, "●"),
+    svg("path", { class: "pin", d: `M${WIDTH - 14} 22v-8a3.5 3.5 0 1 0 -.01 0z` }),
     svg("rect", { class: "shared", y: 34, height: 3 }),
     svg("rect", { class: "owned", y: 34, height: 3 }));
 }

@@ -1,6 +1,5 @@
 // The branch that was clicked: its text, its numbers, and what can be done with it.
 
-import { plainText } from "./branches.js";
 import { byId, count, el, microseconds, setText, show } from "./dom.js";
 
 export class Inspector extends EventTarget {
@@ -29,9 +28,9 @@ export class Inspector extends EventTarget {
     setText(this.title, branch.kind === "prompt" ? "Prompt" : branch.kind === "fork" ? "Fork" : "Branch");
     setText(this.chip, branch.status === "running" ? "generating" : branch.finish_reason ?? "idle");
     this.chip.classList.toggle("live", branch.status === "running");
-    const past = way.slice(0, -1).map((one) => plainText(one.text)).filter(Boolean).join("\n");
+    const past = way.slice(0, -1).map((one) => one.plain).filter(Boolean).join("\n");
     setText(this.past, past && `${past}\n`);
-    setText(this.own, plainText(branch.text) || (branch.status === "running" ? "…" : "(nothing yet)"));
+    setText(this.own, branch.plain || (branch.status === "running" ? "…" : "(nothing yet)"));
     this.facts(branch);
     setText(this.pin, branch.pinned ? "Unpin" : "Pin");
     this.pin.setAttribute("aria-pressed", String(branch.pinned));

@@ -23,7 +23,7 @@ byId("zoom-in").addEventListener("click", () => canvas.by(1.3));
 byId("zoom-out").addEventListener("click", () => canvas.by(1 / 1.3));
 byId("zoom-fit").addEventListener("click", () => {
   canvas.moved = false;
-  canvas.fit();
+  canvas.fit(true, true);
 });
 
 function view(name) {
