@@ -32,13 +32,14 @@ Measured = dict[int, list[Timeline]]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser, model=None)
     parser.add_argument("--base-url", help="an OpenAI-compatible server, with /v1 (default: an engine)")
-    parser.add_argument("--prompt-length", type=numbers, default=[512, 1024, 2048], metavar="N,N,...")
+    lengths = [512, 1024, 2048, 4096]
+    parser.add_argument("--prompt-length", type=numbers, default=lengths, metavar="N,N,...")
     parser.add_argument("--output-length", type=numbers, default=[64, 512], metavar="N,N,...")
     parser.add_argument("--trials", type=int, default=5)
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each pair of lengths."""
+    """A row for each pair of lengths that the model has room for."""
     if args.base_url is None and args.model is None:
         args.model = "embedded"
     choice, rows, facts = choice_of(args), [], dict[str, Any]()
@@ -69,8 +70,8 @@ def _through_engine(
             "precision": config.dtype,
             "kv_bytes_per_token": config.bytes_per_page // config.page_size,
         }
-        target = EngineTarget(engine)
-        return asyncio.run(_trials(target, prompt_length, output_lengths, trials)), facts
+        fitting = [new for new in output_lengths if prompt_length + new <= config.max_model_len]
+        return asyncio.run(_trials(EngineTarget(engine), prompt_length, fitting, trials)), facts
 
 
 def _through_server(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import subprocess
 import sys
 from time import monotonic
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     failed, begin = [], monotonic()
     for name in args.only:
         options = (QUICK if args.quick else FULL)[name] + (["--save"] if args.save else [])
-        print(f"\n$ dendrite-bench {name} {' '.join(options)}", flush=True)
+        print(f"\n$ dendrite-bench {shlex.join([name, *options])}", flush=True)
         started = monotonic()
         if subprocess.run([sys.executable, "-m", "benchmarks", name, *options]).returncode:
             failed.append(name)
