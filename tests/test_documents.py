@@ -12,7 +12,7 @@ from scripts.readme import CHART, README, ROOT, chart, readme
 
 PAGES = [README, *sorted((ROOT / ".github").glob("*.md"))]
 INSTALLED_BY_SCRIPTS = ("bench", "compat", "dev", "docs")
-LINK = re.compile(r"\[[^\]]*\]\((?!https?:)([^)#\s]+)")
+LINK = re.compile(r'(?:\[[^\]]*\]\(|src="|srcset=")(?!https?:)([^)"#\s]+)')
 
 
 def test_the_readmes_figures_are_those_of_the_results() -> None:
