@@ -305,6 +305,19 @@ def test_sigterm_lets_running_requests_finish_and_takes_no_new_ones(checkpoint: 
         assert served.child.wait(10) == 0
 
 
+def test_somebody_who_watches_does_not_hold_up_the_end(checkpoint: Path) -> None:
+    with process(checkpoint) as served:
+        with httpx.stream("GET", f"{served.url}/v1/trees/events", timeout=20) as answer:
+            lines = answer.iter_lines()
+            assert next(lines) == "event: snapshot"
+            begin = time.monotonic()
+            served.child.send_signal(signal.SIGTERM)
+            # The stream ends as it should, and long before the ten seconds that open connections get.
+            assert [line for line in lines if line.startswith("event")] == []
+        assert served.child.wait(10) == 0
+        assert time.monotonic() - begin < 5
+
+
 def test_draining_has_an_end(checkpoint: Path) -> None:
     with process(checkpoint, "--drain-timeout", "0.2") as served:
         body = {**LONG, "n": 8, "stream": True}

@@ -1,5 +1,7 @@
 // A tree as the page knows it: branches by id, fed by the server's events or by a search's, and what to draw of it.
 
+import { microseconds } from "./dom.js";
+
 const MARKERS = /<\|[^|<>]{1,40}\|>|\[\/?INST\]|<\/?s>|<bos>|<(?:start|end)_of_turn>/g;
 const ROLES = new Set(["system", "user", "assistant", "tool", "model"]);
 
@@ -74,7 +76,12 @@ export class Branches extends Changing {
         pinned: one.pinned,
         isPrompt: one.kind === "prompt",
         pages: one.pages,
-        note: `${one.own_tokens} tok`,
+        note: `${one.own_tokens} tok${one.fork_us === null ? "" : ` · ${microseconds(one.fork_us)}`}`,
+        more: [
+          one.fork_us === null ? null : `forked in ${microseconds(one.fork_us)}`,
+          `${one.cached_tokens} tokens cached`,
+          `${one.pages.shared} pages shared, ${one.pages.owned} own`,
+        ].filter(Boolean).join(", "),
       };
     });
   }

@@ -3,7 +3,7 @@
 import { hierarchy, select, tree, zoom, zoomIdentity } from "./vendor/d3.js";
 import { count, setText, svg } from "./dom.js";
 
-const WIDTH = 214, HEIGHT = 50, GAP_X = 38, GAP_Y = 12, LABEL = 27;
+const WIDTH = 214, HEIGHT = 52, GAP_X = 38, GAP_Y = 12, LABEL = 27;
 // Below this width the tree is an outline: a row per branch, moved in by its depth.
 const NARROW = 560, INDENT = 20;
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
@@ -253,7 +253,7 @@ function markOf(one, isSelected, isNarrow) {
   const { data, above } = one;
   const flags = [data.running, data.freed, data.pinned, data.solved, isSelected, isNarrow].map(Number).join("");
   const where = [one.left, one.top, one.order, above?.left, above?.top, one.weight, one.below];
-  return [...where, flags, data.text.slice(0, LABEL + 1), data.text.length, data.note, data.score, data.pages?.shared, data.pages?.owned].join("|");
+  return [...where, flags, data.text.slice(0, LABEL + 1), data.text.length, data.note, data.more, data.score, data.pages?.shared, data.pages?.owned].join("|");
 }
 
 function makeBox(id) {
@@ -261,12 +261,13 @@ function makeBox(id) {
     svg("rect", { class: "ring", x: -3, y: -3, width: WIDTH + 6, height: HEIGHT + 6, rx: 10 }),
     svg("rect", { class: "box", width: WIDTH, height: HEIGHT, rx: 7 }),
     svg("rect", { class: "score", x: 0, y: 9, width: 4, height: HEIGHT - 18, rx: 2 }),
-    svg("text", { class: "label", x: 14, y: 20 }),
-    svg("text", { class: "about", x: 14, y: 37 }),
-    svg("circle", { class: "pulse", cx: WIDTH - 14, cy: 15, r: 3.5 }),
-    svg("path", { class: "pin", d: `M${WIDTH - 14} 22v-8a3.5 3.5 0 1 0 -.01 0z` }),
-    svg("rect", { class: "shared", y: 34, height: 3 }),
-    svg("rect", { class: "owned", y: 34, height: 3 }));
+    svg("text", { class: "label", x: 14, y: 19 }),
+    svg("text", { class: "about", x: 14, y: 35 }),
+    svg("circle", { class: "pulse", cx: WIDTH - 13, cy: 31, r: 3.5 }),
+    svg("path", { class: "pin", d: `M${WIDTH - 13} 36v-7a3.5 3.5 0 1 0 -.01 0z` }),
+    svg("rect", { class: "shared", y: HEIGHT - 8, height: 3 }),
+    svg("rect", { class: "owned", y: HEIGHT - 8, height: 3 }),
+    svg("title"));
 }
 
 function fillBox(box, one, isSelected) {
@@ -281,11 +282,12 @@ function fillBox(box, one, isSelected) {
   setText(label, text.length > LABEL ? `${text.slice(0, LABEL - 1)}…` : text || (data.running ? "…" : "(nothing yet)"));
   const score = data.score === null ? null : `score ${Number(data.score.toFixed(2))}`;
   setText(about, [data.solved ? "solved" : score, data.note].filter(Boolean).join(" · "));
+  setText(box.querySelector("title"), data.more ?? "");
   setPages(box, data.pages);
   box.setAttribute("aria-level", one.depth);
   box.setAttribute("aria-selected", String(isSelected));
   const state = [data.running && "generating", data.freed && "freed", data.solved && "solved", data.pinned && "pinned"];
-  const said = [text || "no text", data.note.replace("tok", "tokens"), score,
+  const said = [text || "no text", data.note.replace("tok", "tokens"), score, data.more,
     ...state, one.below ? count(one.below, "child", "children") : "no children"];
   box.setAttribute("aria-label", said.filter(Boolean).join(", "));
 }
@@ -294,7 +296,7 @@ function fillBox(box, one, isSelected) {
 function setPages(box, pages) {
   const [shared, owned] = box.querySelectorAll(".shared, .owned");
   const total = pages ? pages.shared + pages.owned : 0;
-  const long = total ? 46 : 0, left = WIDTH - 10 - long;
+  const left = 14, long = total ? WIDTH - left - 10 : 0;
   const part = total ? (long * pages.shared) / total : 0;
   shared.setAttribute("x", left);
   shared.setAttribute("width", part);
