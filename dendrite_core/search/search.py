@@ -72,6 +72,7 @@ class Search:
             best = self.method.best(tree)
             if self.keep and best is not None and best.alive and not self._cancelled:
                 await tree.keep([best])
+                await tree.forget_questions()
             else:
                 await tree.close()
         except BaseException:

@@ -202,6 +202,7 @@ class Tree:
         self.memory: dict[object, float] = {}
         self._on_event = on_event
         self._tops: list[Place] = []
+        self._last_question: list[Place] = []
         self.root = Branch(self, None, start(prompt))
 
     async def __aenter__(self) -> Tree:
@@ -256,7 +257,8 @@ class Tree:
         """Send asks as one batch, as far as the budget goes (None beyond); their cost is accounted for.
 
         With `branches` each goes on from one of them, and `nodes` says that what comes back will be its
-        children. Without, they are on the side (a judge's prompt, a proposal) and freed at once.
+        children. Without, they are on the side (a judge's prompt, a proposal) and freed at once, but for one:
+        what all such questions begin with is found there by the next of them.
         """
         self._check_depth(branches or ())
         granted = self.account.grant(asks, nodes=nodes)
@@ -273,7 +275,18 @@ class Tree:
         return found
 
     async def _discard(self, places: list[Place]) -> None:
-        self._tops += places
+        if places:
+            gone, self._last_question = [*self._last_question, *places[1:]], places[:1]
+            self._tops += places
+            await self._free(gone)
+
+    async def forget_questions(self) -> None:
+        """Free what is kept of questions on the side."""
+        gone, self._last_question = self._last_question, []
+        await self._free(gone)
+
+    async def _free(self, places: list[Place]) -> None:
+        """Free roots of this tree. They stay known until they are gone, for `close`."""
         await self.backend.release(places)
         self._tops = [place for place in self._tops if place not in places]
 

@@ -23,6 +23,7 @@ from dendrite_core.search import (
     Search,
     SelfConsistency,
     Template,
+    Tree,
     TreeOfThoughts,
 )
 from dendrite_core.search.methods.guided import Method
@@ -117,6 +118,28 @@ async def test_a_search_that_fails_leaves_nothing(make_engine: MakeEngine) -> No
     with pytest.raises(RequestError, match="n must be in"):
         await Search(EngineBackend(engine), "x", BestOf(generator=FEW, n=1000)).run()
     assert (stats(engine).pages_used, stats(engine).branches) == (0, 0)
+
+
+async def test_what_questions_begin_with_is_computed_once(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    rules = "how to judge the thoughts of a tree " * 8
+    judge = Judge(prompt=Template(rules + "{last}"), params=SamplingParams(max_tokens=2, ignore_eos=True))
+    length = len(engine.tokenizer.encode_prompt(rules))
+    async with Tree(EngineBackend(engine), "the tree") as tree:
+        costs = []
+        level = [tree.root]
+        for _ in range(3):
+            (level,) = await tree.extend(level, 4, max_tokens=3, ignore_eos=True)
+            before, pages = tree.count.computed, stats(engine).pages_used
+            await judge.score(tree, level)
+            costs.append(tree.count.computed - before)
+            # Of four questions one is held, a few pages more than the rules take.
+            assert stats(engine).pages_used - pages <= length // 16 + 3
+            level = level[:1]
+    assert length > 100
+    assert length <= costs[0] < 2 * length, "four questions at once compute the rules once"
+    assert max(costs[1:]) < length, "and the next ones find them"
+    assert stats(engine).pages_used == 0
 
 
 async def test_what_is_kept_can_be_continued(make_engine: MakeEngine) -> None:

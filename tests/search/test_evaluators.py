@@ -48,8 +48,13 @@ async def test_a_judge_averages_the_votes_that_say_something() -> None:
     assert await scores(judge, tree, thoughts) == [pytest.approx(0.5)] * 2
     assert [len(batch) for batch in backend.batches] == [1, 2], "all questions are one batch"
     assert [ask.n for ask in backend.batches[1]] == [4, 4]
-    # What was asked on the side is gone: the prompt's end and two thoughts are held.
+    # Of what was asked on the side one question is held, with its votes, beside the prompt's end and two
+    # thoughts; and nothing in the end.
+    assert len(backend.held) == 3 + 5
+    await tree.forget_questions()
     assert len(backend.held) == 3
+    await tree.close()
+    assert backend.held == {}
 
 
 async def test_a_question_is_asked_once_per_text() -> None:
