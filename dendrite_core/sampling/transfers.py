@@ -22,8 +22,8 @@ def upload(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> T
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor on the device, likewise."""
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+    """A tensor on the device, likewise; itself where it is there already."""
+    return tensor if tensor.device.type == device.type else tensor.pin_memory().to(device, non_blocking=True)
 
 
 class Download:

@@ -45,7 +45,7 @@ def test_random_callers_get_the_tokens_of_a_loop_that_waits(
     many.loop.runner.store.check_canaries()
     plain = Turned(**settings(checkpoint), overlap=False)
     compared = parted = 0
-    for seen in many.requests:
+    for seen in many.requests[::3]:
         if seen.started is None:
             assert seen.error is not None
             continue
@@ -62,7 +62,7 @@ def test_random_callers_get_the_tokens_of_a_loop_that_waits(
             assert seen.logprobs[index] == pytest.approx(logprobs, abs=1e-4)
             assert cut or (seen.reasons[index], seen.texts[index]) == (want.reasons[index], want.texts[index])
     stats = many.loop.stats()
-    assert compared > 1500
+    assert compared > 700
     assert parted <= 1
     assert stats.steps_ahead > 100
     assert (stats.preemptions > 0) == (num_pages == 32)
