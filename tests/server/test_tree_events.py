@@ -54,7 +54,9 @@ def events(server: Server, path: str, last_id: str | None = None) -> Iterator[It
 
 def _events(lines: Iterator[str]) -> Iterator[tuple[str, Any, Any]]:
     fields: dict[str, str] = {}
+    deadline = time.monotonic() + 30
     for line in lines:
+        assert time.monotonic() < deadline, "nothing but keep-alives"
         name, _, value = line.partition(": ")
         if line:
             fields[name] = value
