@@ -3,10 +3,10 @@
 Held-out Games of 24 with the embedded model: greedy, best of n, beam, Tree of Thoughts and MCTS, each with
 the same budget per puzzle, judgements included, and 95 % Wilson intervals; every answer is checked exactly.
 Then the Tree of Thoughts again over plain requests, with a prefix cache and without: the same trees
-(`same_trees`, but for a draw here and there that rounding turns) at other costs. A cache that keeps every
-question a judge was ever asked can beat the tree, which frees them at once, where prompts are as short as
-here. Doubt the rates for other models: this one was made for this game and its judge is seldom wrong; widths
-and branchings were chosen by trying a few on two dozen of the same puzzles.
+(`same_trees`, but for a draw here and there that rounding turns) at other costs. Prompts are short here,
+some 40 tokens, so there is little to save: see `tree-vs-linear` for longer ones. Doubt the rates for other
+models: this one was made for this game and its judge is seldom wrong; widths and branchings were chosen by
+trying a few on two dozen of the same puzzles.
 """
 
 from __future__ import annotations
