@@ -37,7 +37,7 @@ Encode = Callable[[str], list[int]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    told = "a server as NAME=http://.../v1; the others are compared with the first"
+    told = "a server, http://.../v1 or .../v1#MODEL; the others are compared with the first"
     parser.add_argument("--url", action="append", required=True, type=_named, metavar="NAME=URL", help=told)
     parser.add_argument("--model", default="embedded", help="whose tokenizer counts: a folder, or shape:NAME")
     parser.add_argument("--workload", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each server: medians, and the median over rounds of its time over the first server's."""
     urls, first = dict(args.url), args.url[0][0]
     works = {name: WORKLOADS[name] for name in args.workload}
-    compared = _compare(urls, works, _encoder(args.model), args.rounds, args.patience)
+    compared = _compare(urls, works, _tokenizer(args.model), args.rounds, args.patience)
     rounds, busy, models = asyncio.run(compared)
     rows = [row_of(name, first, rounds) for name in urls]
     settings = {"model": args.model, "rounds": args.rounds, "compared_with": first, "served": models}
@@ -72,12 +72,15 @@ def row_of(name: str, first: str, rounds: list[dict[str, Sample]]) -> dict[str, 
 
 
 async def _compare(
-    urls: dict[str, str], works: dict[str, Work], encode: Encode, rounds: int, patience: float
+    urls: dict[str, str], works: dict[str, Work], tokenizer: Tokenizer, rounds: int, patience: float
 ) -> tuple[list[dict[str, Sample]], float | None, dict[str, str]]:
     found: list[dict[str, Sample]] = []
     noise: list[float] = []
     async with AsyncExitStack() as stack:
-        servers = {name: await stack.enter_async_context(connect(url)) for name, url in urls.items()}
+        servers = {
+            name: await stack.enter_async_context(connect(url, tokenizer.decode))
+            for name, url in urls.items()
+        }
         for number in range(rounds + 1):
             found.append({})
             # Who begins changes, so that nobody always comes after the same neighbour.
@@ -86,7 +89,7 @@ async def _compare(
                 if number and (busy := await asyncio.to_thread(wait_until_quiet, patience)) is not None:
                     noise.append(busy)
                 found[-1][name] = {
-                    figure: await _if_able(work(servers[name], 1000 * number, encode))
+                    figure: await _if_able(work(servers[name], 1000 * number, tokenizer.encode))
                     for figure, work in works.items()
                 }
         models = {name: server.model for name, server in servers.items()}
@@ -114,14 +117,9 @@ async def _single(server: Server, seed: int, encode: Encode) -> float:
 
 
 async def _branches(server: Server, seed: int, encode: Encode) -> float:
-    """One request for all where the server makes several choices, else a request for each, at once."""
     prompt = random_prompt(seed + 10, PAST)
     begin = perf_counter()
-    try:
-        await server.complete(Asked(prompt, BRANCH_NEW, n=BRANCHES, seed=seed))
-    except ServerRefused:
-        prompt, begin = random_prompt(seed + 11, PAST), perf_counter()
-        await asyncio.gather(*(server.complete(Asked(prompt, BRANCH_NEW, seed=i)) for i in range(BRANCHES)))
+    await server.complete(Asked(prompt, BRANCH_NEW, n=BRANCHES, seed=seed))
     return perf_counter() - begin
 
 
@@ -160,11 +158,11 @@ WORKLOADS: Mapping[str, Work] = {
 }
 
 
-def _encoder(model: str) -> Encode:
+def _tokenizer(model: str) -> Tokenizer:
     name = folder_of(model)
     if name.startswith("shape:"):
-        return byte_tokenizer().encode
-    return Tokenizer.from_pretrained(find_folder(name)).encode
+        return byte_tokenizer()
+    return Tokenizer.from_pretrained(find_folder(name))
 
 
 def _variant(args: argparse.Namespace) -> str:

@@ -1,15 +1,18 @@
-"""A server behind an OpenAI-compatible base URL, asked through `/v1/completions` with token ids.
+"""A server behind an OpenAI-compatible base URL, asked through `/v1/completions`.
 
 `ignore_eos` and its like are not OpenAI's, but vLLM, SGLang, llama.cpp and we take them; a server that
 refuses them is asked without, and an answer that ends early is then an error, not a shorter measurement.
+Prompts are token ids, texts where only those are taken (transformers serve), and a server that makes one
+choice a request is sent as many requests at once.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
@@ -23,6 +26,9 @@ _PLAIN: Mapping[str, Any] = {"top_p": 1.0}
 _EXTENDED: Mapping[str, Any] = {**_PLAIN, "ignore_eos": True, "top_k": -1, "return_token_ids": True}
 # llama.cpp filters by default in ways of its own; only its temperature is like everybody's.
 _DIALECTS: Mapping[str, Mapping[str, Any]] = {"llamacpp": {"samplers": ["temperature"], "cache_prompt": True}}
+
+
+Decode = Callable[[Sequence[int]], str]
 
 
 class ServerRefused(RuntimeError):
@@ -43,28 +49,45 @@ class Reply:
 class Server:
     """One model of one server. Make it by `connect`."""
 
-    def __init__(self, session: aiohttp.ClientSession, base_url: str, model: str, owner: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, base_url: str, model: str) -> None:
         self._session = session
         self._url = f"{base_url}/completions"
         self._chat_url = f"{base_url}/chat/completions"
-        self._extra = {**_EXTENDED, **_DIALECTS.get(owner, {})}
+        self._extra: Mapping[str, Any] = _PLAIN
+        self._decode: Decode | None = None
+        self._one_by_one = False
         self.model = model
         self.has_tree = False
 
-    async def prepare(self) -> None:
+    async def prepare(self, extended: Mapping[str, Any], decode: Decode | None) -> None:
         """Find out what the server takes; the first requests of its life go into that."""
-        probe = Asked([5, 6, 7], 2)
-        try:
-            reply = await self.complete(probe)
-        except ServerRefused:
-            self._extra = dict(_PLAIN)
-            reply = await self.complete(probe)
+        manners = [(extended, None), (_PLAIN, None), *([(_PLAIN, decode)] if decode else [])]
+        for number, (self._extra, self._decode) in enumerate(manners, 1):
+            try:
+                reply = await self.complete(Asked([5, 6, 7], 2))
+                break
+            except ServerRefused:
+                if number == len(manners):
+                    raise
         self.has_tree = reply.prompt_branch_id is not None
+        try:
+            await self.complete(Asked([5, 6, 7], 2, n=2))
+        except ServerRefused:
+            self._one_by_one = True
 
     async def complete(self, asked: Asked) -> Reply:
         """The whole answer at once. Raises `ServerRefused` if a choice is missing or ended early."""
+        if self._one_by_one and asked.n > 1:
+            replies = await asyncio.gather(*map(self.complete, _singles(asked)))
+            return Reply(
+                texts=[reply.texts[0] for reply in replies],
+                branch_ids=[reply.branch_ids[0] for reply in replies],
+                fork_us=None,
+                prompt_branch_id=replies[0].prompt_branch_id,
+                completion_tokens=sum(reply.completion_tokens for reply in replies),
+            )
         async with self._session.post(self._url, json=self._body(asked)) as response:
-            body = _checked(await response.json(content_type=None), response.status)
+            body = await _body_of(response)
         choices = sorted(body["choices"], key=lambda choice: choice["index"])
         if len(choices) != asked.n:
             raise ServerRefused(f"{len(choices)} choices instead of {asked.n}")
@@ -83,17 +106,20 @@ class Server:
         messages = [{"role": "user", "content": question}]
         body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": longest}
         async with self._session.post(self._chat_url, json=body) as response:
-            reply = _checked(await response.json(content_type=None), response.status)
+            reply = await _body_of(response)
         return str(reply["choices"][0]["message"]["content"])
 
     async def stream(self, asked: Asked) -> list[Timeline]:
         """When each choice's chunks came. Without token ids, a chunk with text counts as one, and the
         server's usage has the last word on how many there were."""
+        if self._one_by_one and asked.n > 1:
+            apart = await asyncio.gather(*map(self.stream, _singles(asked)))
+            return [timeline for one in apart for timeline in one]
         body = {**self._body(asked), "stream": True, "stream_options": {"include_usage": True}}
         timelines, ends = [Timeline(perf_counter()) for _ in range(asked.n)], []
         async with self._session.post(self._url, json=body) as response:
             if response.status != 200:
-                _checked(await response.json(content_type=None), response.status)
+                await _body_of(response)
             async for event in _events(response):
                 now = perf_counter()
                 if "error" in event:
@@ -123,22 +149,39 @@ class Server:
             body["parent_id"] = asked.parent
             # An empty list of ids is no prompt; an empty text goes on from the branch.
             body["prompt"] = list(asked.prompt) or ""
+        if self._decode is not None:
+            body["prompt"] = self._decode(asked.prompt)
+        if asked.n == 1:
+            del body["n"]
         return body
 
 
 @asynccontextmanager
-async def connect(base_url: str, *, key: str = "none", model: str | None = None) -> AsyncIterator[Server]:
-    """A server that has answered once; `model` is the first that it lists unless named."""
+async def connect(base_url: str, decode: Decode | None = None, *, key: str = "none") -> AsyncIterator[Server]:
+    """A server that has answered once, with the model that follows a # in its URL, else the first listed.
+
+    `decode` makes texts of token ids, for servers that take nothing else.
+    """
+    base_url, _, model = base_url.partition("#")
     base_url = base_url.rstrip("/")
     limits = aiohttp.TCPConnector(limit=0)
     headers = {"authorization": f"Bearer {key}"}
     patience = aiohttp.ClientTimeout(total=None, sock_read=1800)
     async with aiohttp.ClientSession(connector=limits, headers=headers, timeout=patience) as session:
-        async with session.get(f"{base_url}/models") as response:
-            listed = _checked(await response.json(content_type=None), response.status)["data"][0]
-        server = Server(session, base_url, model or listed["id"], listed.get("owned_by", ""))
-        await server.prepare()
+        owner = ""
+        if not model:
+            async with session.get(f"{base_url}/models") as response:
+                listed = (await _body_of(response))["data"][0]
+            model, owner = listed["id"], listed.get("owned_by", "")
+        server = Server(session, base_url, model)
+        await server.prepare({**_EXTENDED, **_DIALECTS.get(owner, {})}, decode)
         yield server
+
+
+def _singles(asked: Asked) -> list[Asked]:
+    """The choices as requests of their own."""
+    seeds = [None if asked.seed is None else asked.seed + index for index in range(asked.n)]
+    return [replace(asked, n=1, seed=seed) for seed in seeds]
 
 
 async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
@@ -147,10 +190,16 @@ async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, A
             yield json.loads(line[6:])
 
 
-def _checked(body: Any, status: int) -> dict[str, Any]:
-    if status != 200 or "error" in body:
-        raise ServerRefused(f"{status}: {str(body)[:300]}")
-    return dict(body)
+async def _body_of(response: aiohttp.ClientResponse) -> dict[str, Any]:
+    """The JSON of an answer. Raises `ServerRefused` with the server's own words if it is an error."""
+    raw = await response.text()
+    try:
+        body = json.loads(raw)
+    except ValueError:
+        body = None
+    if response.status != 200 or not isinstance(body, dict) or body.get("error"):
+        raise ServerRefused(f"{response.status}: {raw[:300]}")
+    return body
 
 
 def _check_ends(reasons: Any) -> None:
