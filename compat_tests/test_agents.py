@@ -113,10 +113,65 @@ async def test_openai_agents_stream(sdk: openai.AsyncOpenAI, api: str) -> None:
 
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("api", ["chat", "responses"])
-async def test_openai_agents_read_an_object(
-    sdk: openai.AsyncOpenAI, abilities: Abilities, api: str
-) -> None:
+async def test_openai_agents_read_an_object(sdk: openai.AsyncOpenAI, abilities: Abilities, api: str) -> None:
     if not abilities.formats:
         pytest.skip("this server does not constrain its output")
     run = await agents.Runner.run(agent_of(sdk, api, output_type=Verdict), "Judge: 4 6 13")
     assert isinstance(run.final_output, Verdict)
+
+
+# A run of tools: the model asks, the tool answers, the model says so.
+
+SUM = "What is 1234 * 5678?"
+
+
+def calculator(expression: str) -> str:
+    """Evaluate an arithmetic expression."""
+    CALLED.append(expression)
+    return "7006652"
+
+
+CALLED: list[str] = []
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+async def test_pydantic_ai_runs_a_tool(sdk: openai.AsyncOpenAI, abilities: Abilities, api: str) -> None:
+    if not abilities.tools:
+        pytest.skip("this server does not call tools")
+    CALLED.clear()
+    agent = pydantic_ai.Agent(pydantic_model(sdk, api), tools=[calculator], model_settings=SETTINGS)
+    assert "7006652" in (await agent.run(SUM)).output
+    assert CALLED == ["1234 * 5678"]
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("api", ["chat", "responses"])
+async def test_openai_agents_run_a_tool(
+    sdk: openai.AsyncOpenAI, abilities: Abilities, api: str, streamed: bool
+) -> None:
+    if not abilities.tools:
+        pytest.skip("this server does not call tools")
+    CALLED.clear()
+    agent = agent_of(sdk, api, tools=[agents.function_tool(calculator)])
+    agent.instructions = None
+    if streamed:
+        run = agents.Runner.run_streamed(agent, SUM)
+        async for _ in run.stream_events():
+            pass
+    else:
+        run = await agents.Runner.run(agent, SUM)
+    assert "7006652" in run.final_output
+    assert CALLED == ["1234 * 5678"]
+
+
+async def test_mistakes_are_told_in_each_frameworks_words(sdk: openai.AsyncOpenAI) -> None:
+    hot = {**SETTINGS, "temperature": 9}
+    agent = pydantic_ai.Agent(pydantic_model(sdk, "chat"), model_settings=hot)
+    with pytest.raises(pydantic_ai.exceptions.ModelHTTPError, match="temperature") as caught:
+        await agent.run("Hello")
+    assert caught.value.status_code == 400
+    other = agent_of(sdk, "responses")
+    other.model_settings = agents.ModelSettings(**hot)
+    with pytest.raises(openai.BadRequestError, match="temperature"):
+        await agents.Runner.run(other, "Hello")

@@ -31,9 +31,6 @@ def run(script: str, *arguments: str) -> None:
     assert done.stdout.endswith("all is well\n")
 
 
-def test_openai_node(base_url: str) -> None:
-    run("openai_node.mjs", base_url)
-
-
-def test_vercels_ai_sdk(base_url: str, abilities: Abilities) -> None:
-    run("ai_sdk.mjs", base_url, *(name for name in ("formats", "tools") if getattr(abilities, name)))
+@pytest.mark.parametrize("script", ["openai_node.mjs", "ai_sdk.mjs"])
+def test_a_client_for_node(base_url: str, abilities: Abilities, script: str) -> None:
+    run(script, base_url, *(name for name in ("formats", "tools") if getattr(abilities, name)))

@@ -10,6 +10,7 @@ import functools
 import operator
 from typing import Any
 
+import openai
 import pytest
 
 from compat_tests.conftest import MODEL, OTHER_NAME, Abilities
@@ -99,3 +100,66 @@ class TestChatOpenAI(suite.ChatModelIntegrationTests):  # type: ignore[name-defi
         again = functools.reduce(operator.add, model.stream("Hello")) if stream else model.invoke("Hello")
         assert again.usage_metadata["input_token_details"]["cache_read"] > 0
         return again
+
+
+# What the suite asks of larger models, asked of this one in what it has learned.
+
+
+@pytest.fixture
+def model(base_url: str) -> Any:
+    return ChatOpenAI(
+        model=MODEL,
+        base_url=base_url,
+        api_key="none",
+        max_retries=0,
+        temperature=0,
+        max_completion_tokens=100,
+    )
+
+
+def calculator(expression: str) -> str:
+    """Evaluate an arithmetic expression."""
+    return "7006652"
+
+
+@pytest.mark.parametrize("responses", [False, True])
+def test_a_run_of_a_tool(model: Any, abilities: Abilities, responses: bool) -> None:
+    """The model asks, the tool answers, the model says so; streamed, its parts add up to the same call."""
+    if not abilities.tools:
+        pytest.skip("this server does not call tools")
+    model.use_responses_api = responses
+    able = model.bind_tools([calculator])
+    asked = [("user", "What is 1234 * 5678?")]
+    answer = able.invoke(asked)
+    (call,) = answer.tool_calls
+    assert (call["name"], call["args"]) == ("calculator", {"expression": "1234 * 5678"})
+    parts = functools.reduce(operator.add, able.stream(asked))
+    assert parts.tool_calls[0]["args"] == call["args"]
+    result = {"role": "tool", "tool_call_id": call["id"], "content": calculator(**call["args"])}
+    assert "7006652" in able.invoke([*asked, answer, result]).text
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+def test_an_object(model: Any, abilities: Abilities, method: str) -> None:
+    if not (abilities.formats and abilities.tools):
+        pytest.skip("this server neither constrains its output nor calls tools")
+    schema = {
+        "title": "verdict",
+        "description": "A verdict.",
+        "type": "object",
+        "properties": {
+            "good": {"type": "boolean"},
+            "points": {"type": "integer", "minimum": 0, "maximum": 9},
+        },
+        "required": ["good", "points"],
+        "additionalProperties": False,
+    }
+    found = model.with_structured_output(schema, method=method).invoke("Judge: 4 6 13")
+    assert found.keys() == {"good", "points"}
+
+
+def test_a_mistake_is_the_sdks_error(base_url: str) -> None:
+    model = ChatOpenAI(model=MODEL, base_url=base_url, api_key="none", max_retries=0, temperature=9)
+    with pytest.raises(openai.BadRequestError) as caught:
+        model.invoke("Hello")
+    assert (caught.value.param, caught.value.code) == ("temperature", "invalid_value")

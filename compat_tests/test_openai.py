@@ -124,9 +124,7 @@ def test_parsing_into_a_model(client: openai.OpenAI, abilities: Abilities) -> No
 
     parsed = client.chat.completions.parse(model=MODEL, messages=HI, response_format=Verdict, seed=1)
     assert isinstance(parsed.choices[0].message.parsed, Verdict)
-    with client.chat.completions.stream(
-        model=MODEL, messages=HI, response_format=Verdict, seed=1
-    ) as stream:
+    with client.chat.completions.stream(model=MODEL, messages=HI, response_format=Verdict, seed=1) as stream:
         final = stream.get_final_completion()
     assert final.choices[0].message.parsed == parsed.choices[0].message.parsed
 

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
-import { generateText, Output, streamText } from "ai";
+import { generateText, Output, stepCountIs, streamText, tool } from "ai";
 import { z } from "zod";
 
 const [baseURL, ...abilities] = process.argv.slice(2);
@@ -48,6 +48,33 @@ if (abilities.includes("formats")) {
     });
     assert.ok(schema.safeParse(output).success, model.provider);
   }
+}
+
+if (abilities.includes("tools")) {
+  // The model asks, the tool answers, the model says so: once whole, once streamed.
+  const expressions = [];
+  const calculator = tool({
+    description: "Evaluate an arithmetic expression.",
+    inputSchema: z.object({ expression: z.string().describe("The expression, e.g. 2 + 3 * 4") }),
+    execute: async ({ expression }) => {
+      expressions.push(expression);
+      return "7006652";
+    },
+  });
+  for (const model of [openai.chat("dendrite"), openai.responses("dendrite"), compatible("dendrite")]) {
+    const asked = {
+      model,
+      tools: { calculator },
+      stopWhen: stepCountIs(3),
+      prompt: "What is 1234 * 5678?",
+      temperature: 0,
+      maxOutputTokens: 100,
+      maxRetries: 0,
+    };
+    assert.match((await generateText(asked)).text, /7006652/, model.provider);
+    assert.match(await streamText(asked).text, /7006652/, model.provider);
+  }
+  assert.deepEqual(expressions, Array(6).fill("1234 * 5678"));
 }
 
 await assert.rejects(

@@ -1,8 +1,12 @@
-// OpenAI's client for node against a server given as the first argument: whole, streamed, helpers, errors.
+// OpenAI's client for node against a server given as the first argument: whole, streamed, helpers, errors; what
+// the server can do beyond text is named after it.
 import assert from "node:assert/strict";
 import OpenAI from "openai";
+import { zodResponseFormat } from "openai/helpers/zod";
+import { z } from "zod";
 
-const client = new OpenAI({ baseURL: process.argv[2], apiKey: "none", maxRetries: 0 });
+const [baseURL, ...abilities] = process.argv.slice(2);
+const client = new OpenAI({ baseURL, apiKey: "none", maxRetries: 0 });
 const asked = {
   model: "dendrite",
   messages: [{ role: "user", content: "Hello" }],
@@ -43,6 +47,49 @@ const second = client.responses.stream({
 for await (const event of second) events.push(event.type);
 assert.equal(events[0], "response.created");
 assert.ok((await second.finalResponse()).usage.input_tokens_details.cached_tokens > 0);
+
+if (abilities.includes("formats")) {
+  const Verdict = z.object({ verdict: z.enum(["good", "bad"]), points: z.number().int().min(0).max(9) });
+  const wanted = { ...asked, max_completion_tokens: 60, response_format: zodResponseFormat(Verdict, "verdict") };
+  const parsed = await client.chat.completions.parse(wanted);
+  assert.ok(Verdict.safeParse(parsed.choices[0].message.parsed).success);
+  const streamed = await client.chat.completions.stream(wanted).finalChatCompletion();
+  assert.deepEqual(streamed.choices[0].message.parsed, parsed.choices[0].message.parsed);
+}
+
+if (abilities.includes("tools")) {
+  // The model asks, the tool answers, the model says so: once whole, once streamed.
+  const expressions = [];
+  const calculator = {
+    type: "function",
+    function: {
+      name: "calculator",
+      description: "Evaluate an arithmetic expression.",
+      parameters: {
+        type: "object",
+        properties: { expression: { type: "string", description: "The expression, e.g. 2 + 3 * 4" } },
+        required: ["expression"],
+        additionalProperties: false,
+      },
+      parse: JSON.parse,
+      function: ({ expression }) => {
+        expressions.push(expression);
+        return "7006652";
+      },
+    },
+  };
+  for (const stream of [false, true]) {
+    const runner = client.chat.completions.runTools({
+      ...asked,
+      stream,
+      max_completion_tokens: 100,
+      messages: [{ role: "user", content: "What is 1234 * 5678?" }],
+      tools: [calculator],
+    });
+    assert.match(await runner.finalContent(), /7006652/);
+  }
+  assert.deepEqual(expressions, ["1234 * 5678", "1234 * 5678"]);
+}
 
 await assert.rejects(client.chat.completions.create({ ...asked, temperature: 9 }), (error) => {
   assert.ok(error instanceof OpenAI.BadRequestError);

@@ -1,4 +1,4 @@
-"""instructor against a server given as the first argument: objects by schema, by JSON mode and by tools."""
+"""instructor against a server given as the first argument: objects by schema and by tools, in parts too."""
 
 import sys
 from typing import Literal
@@ -33,3 +33,24 @@ for ability in sys.argv[2:]:
         )
         assert isinstance(found, Verdict), mode
         print(mode, found)
+        parts = client.chat.completions.create_partial(
+            model="dendrite",
+            messages=[{"role": "user", "content": "Judge for 24: 4 6 13"}],
+            response_model=Verdict,
+            max_tokens=100,
+            temperature=0,
+        )
+        last = list(parts)[-1]
+        assert Verdict.model_validate(last.model_dump()), (mode, last)
+
+refusal = ""
+client = instructor.from_openai(
+    openai.OpenAI(base_url=sys.argv[1], api_key="none"), mode=instructor.Mode.TOOLS
+)
+try:
+    client.chat.completions.create(
+        model="nothing", messages=[{"role": "user", "content": "x"}], response_model=Verdict, max_retries=0
+    )
+except Exception as error:
+    refusal = str(error)
+assert "model_not_found" in refusal, refusal

@@ -1,6 +1,7 @@
-"""litellm against a server given as the first argument: whole, streamed, async, priced by tokens, refused."""
+"""litellm against a server given as the first argument: whole, streamed, async, refused, formats, tools."""
 
 import asyncio
+import json
 import sys
 
 import litellm
@@ -48,3 +49,23 @@ try:
 except litellm.BadRequestError as error:
     refusal = str(error)
 assert "temperature" in refusal
+
+# Formats and tools.
+SCHEMA = {
+    "type": "object",
+    "properties": {"good": {"type": "boolean"}},
+    "required": ["good"],
+    "additionalProperties": False,
+}
+wanted = {"type": "json_schema", "json_schema": {"name": "verdict", "schema": SCHEMA, "strict": True}}
+judged = litellm.completion(**ARGUMENTS, response_format=wanted)
+assert json.loads(judged.choices[0].message.content)["good"] in (True, False)
+
+TOOL = {"type": "function", "function": {"name": "judge", "parameters": SCHEMA}}
+called = litellm.completion(**ARGUMENTS, tools=[TOOL], tool_choice="required")
+(call,) = called.choices[0].message.tool_calls
+assert call.function.name == "judge"
+assert json.loads(call.function.arguments).keys() == {"good"}
+parts = litellm.completion(**ARGUMENTS, tools=[TOOL], tool_choice="required", stream=True)
+rebuilt = litellm.stream_chunk_builder(list(parts), messages=ARGUMENTS["messages"])
+assert rebuilt.choices[0].message.tool_calls[0].function.arguments == call.function.arguments

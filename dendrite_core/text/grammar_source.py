@@ -70,6 +70,11 @@ def blamed(source: str, message: str, error_of: Callable[[str], str | None]) -> 
     return path
 
 
+def in_lark(schema: Any) -> str:
+    """A JSON schema as a part of a Lark rule."""
+    return f"%json {json.dumps({'x-guidance': _JSON, **schema} if isinstance(schema, dict) else schema)}"
+
+
 def json_schema(source: str) -> str:
     return str(LLMatcher.grammar_from_json_schema(source, defaults=_JSON))
 
@@ -152,7 +157,7 @@ def _tag(
     yield f"tag_{i}: {lead} trigger_{i} {rest}"
     if vocabulary.first_of(trigger) is not None:
         yield f"    | free {vocabulary.spelled(trigger)} {rest}"
-    yield f"json_{i}: %json {json.dumps({'x-guidance': _JSON, **(structure.get('schema') or {})})}"
+    yield f"json_{i}: {in_lark(structure.get('schema') or {})}"
 
 
 _SOURCES: dict[str, Callable[[str, Vocabulary], str]] = {

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dendrite_core.params import GrammarSpec
+from dendrite_core.text.grammar_source import in_lark
 from dendrite_server.protocol.fields import Fields, as_object, invalid, items, unsupported, wrong_type
 from dendrite_server.tools.dialect import Dialect
 from dendrite_server.tools.formats import LLAMA3_JSON, ToolFormat, parameters
@@ -120,7 +121,7 @@ def _calls_or_json(
     if form is LLAMA3_JSON:
         reason = "This model's calls are plain JSON and could not be told from the answer."
         raise unsupported(constraint.param, reason)
-    otherwise = f"%json {constraint.source}"
+    otherwise = in_lark(json.loads(constraint.source))
     return form.grammar(tools, parallel=parallel, otherwise=otherwise, param=constraint.param)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dendrite_core.params import GrammarSpec
+from dendrite_core.text.grammar_source import in_lark
 from dendrite_server.tools.parsers import JsonCallsParser, Llama3Parser, Parser, PythonicParser
 
 Tool = Mapping[str, Any]
@@ -83,7 +84,7 @@ def _json_rules(form: ToolFormat, i: int, tool: Tool) -> list[str]:
     opening = _quoted(form.before + str(tool["name"]) + form.middle)
     return [
         _joined(f"call_{i}:", opening, f"arguments_{i}", _quoted(form.after)),
-        f"arguments_{i}: %json {json.dumps(parameters(tool))}",
+        f"arguments_{i}: {in_lark(parameters(tool))}",
     ]
 
 
@@ -94,7 +95,7 @@ def _python_rules(form: ToolFormat, i: int, tool: Tool) -> list[str]:
     ordered = sorted(properties.items(), key=lambda entry: entry[0] not in required)
     rules, parts, lead = [], [], ""
     for at, (key, value) in enumerate(ordered):
-        rules.append(f"value_{i}_{at}: %json {json.dumps(value)}")
+        rules.append(f"value_{i}_{at}: {in_lark(value)}")
         part = _joined(_quoted(f"{lead}{key}="), f"value_{i}_{at}")
         parts.append(part if key in required else f"({part})?")
         lead = ", "

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import json
 import random
+from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
+from dendrite_core.params import GrammarSpec
+from dendrite_core.text.grammar import GrammarCompiler
+from dendrite_core.text.tokenizer import Tokenizer
+from dendrite_server.protocol.fields import Fields
+from dendrite_server.protocol.tools import read_tools
+from dendrite_server.tools.dialect import Dialect
 from dendrite_server.tools.events import CallArguments, CallStart, Content, Event
 from dendrite_server.tools.formats import FORMATS, format_of
 
@@ -94,3 +102,36 @@ def test_the_template_gives_the_format_away() -> None:
     assert format_of("... <tool_call>\n{...} ...") is FORMATS["hermes"]
     assert format_of("{{ '[TOOL_CALLS] [' }}") is FORMATS["mistral"]
     assert format_of("plain") is None
+
+
+PARAMETERS = {"type": "object", "properties": {"a": {"type": "object"}}, "required": ["a"]}
+TOOL = {"name": "f", "parameters": PARAMETERS}
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_pretrained(Path(str(files("dendrite_core") / "embedded")))
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_whitespace_in_the_arguments_of_a_call_is_bounded(name: str, tokenizer: Tokenizer) -> None:
+    """A model that may write blank lines for ever sometimes does."""
+    form, compiler = FORMATS[name], GrammarCompiler(tokenizer, 1024)
+    first = "[f(a=" if name == "pythonic" else f'{form.first}{form.before}f{form.middle}{{"a": '
+    grammars = [form.grammar([TOOL], parallel=True), form.in_text([TOOL])]
+    for grammar in filter(None, grammars):
+        for space, fits in ((" ", True), ("\n  ", True), ("\n\n", False), ("  ", False)):
+            state = compiler.compile(grammar).start()
+            text = f'{first}{{"x":{space}1}}'
+            assert all(map(state.accept, tokenizer.encode(text, special=True))) == fits, (text, grammar.kind)
+
+
+def test_whitespace_in_an_answer_beside_calls_is_bounded(tokenizer: Tokenizer) -> None:
+    tools = [{"type": "function", "function": TOOL}]
+    fields = Fields({"tools": tools})
+    wanted = GrammarSpec(kind="json_schema", source='{"type": "object"}')
+    grammar = read_tools(fields, wanted, Dialect(calls=FORMATS["hermes"])).grammar
+    assert grammar is not None
+    for space, fits in ((" ", True), ("\n\n", False)):
+        state = GrammarCompiler(tokenizer, 1024).compile(grammar).start()
+        assert all(map(state.accept, tokenizer.encode(f'{{"x":{space}1}}'))) == fits
