@@ -35,14 +35,26 @@ class Drawing:
 
     @classmethod
     def of(cls, branches: Sequence[BranchInfo]) -> Drawing:
-        """`branches` come parents first; one whose parent is gone stands at the beginning."""
-        place = {one.branch_id: at for at, one in enumerate(branches)}
-        parents = [place.get(one.parent_id or "") for one in branches]
+        """`branches` come parents first; one whose parent is gone stands at the beginning.
+
+        Prompts that added nothing are left out: their children hang on what is above them.
+        """
+        above: dict[str, int | None] = {}
+        shown: list[BranchInfo] = []
+        parents: list[int | None] = []
+        for one in branches:
+            parent = above.get(one.parent_id or "")
+            if one.kind == "prompt" and one.own_tokens == 0:
+                above[one.branch_id] = parent
+                continue
+            above[one.branch_id] = len(shown)
+            shown.append(one)
+            parents.append(parent)
         columns, rows = _layout(parents)
         return cls(
             tuple(
                 Box(at, parents[at], _label(one), _note(one), tone(one), one.running, columns[at], rows[at])
-                for at, one in enumerate(branches)
+                for at, one in enumerate(shown)
             )
         )
 

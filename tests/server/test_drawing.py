@@ -76,6 +76,17 @@ def test_svg_of_a_small_tree() -> None:
     assert len(list(picture.iter(f"{SVG}path"))) == 3
 
 
+def test_a_prompt_that_added_nothing_is_left_out() -> None:
+    joint = branch("j", "a", "", kind="prompt", own_tokens=0)
+    tree = [branch("p", None, "one", kind="prompt"), branch("a", "p", "two"), joint, branch("b", "j", "three")]
+    boxes = Drawing.of(tree).boxes
+    assert [(box.label, box.parent, box.column) for box in boxes] == [
+        ("one", None, 0),
+        ("two", 0, 1),
+        ("three", 1, 2),
+    ]
+
+
 # Any tree: the parent of each branch, or none, and texts of all that can be typed to break a format.
 HOSTILE = st.text(st.sampled_from('a"\\<>&#;[](){}|`\n\r\x00\x0b\ud7ff\ufffe\u2028é😀-%:$')) | st.text()
 
