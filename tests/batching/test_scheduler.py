@@ -8,6 +8,7 @@ import pytest
 
 from dendrite_core.batching.scheduler import Scheduler, Step
 from dendrite_core.batching.sequence import Sequence
+from dendrite_core.cache.branch import Branch
 from dendrite_core.cache.invariants import check
 from dendrite_core.cache.tree import TreeCache
 from dendrite_core.config import EngineConfig, Facts, ResolvedConfig, resolve
@@ -194,3 +195,94 @@ def test_equal_prompts_meet_in_the_tree() -> None:
     assert step is not None
     shared = [span for span in step.batch.spans if span.end_row - span.first_row == 4]
     assert [len(span.pages) for span in shared] == [4]
+
+
+class Overlapped(Machine):
+    """One step in flight: memory changes at its launch, and what it drew is known a step later."""
+
+    def __init__(self, seed: int, **settings: int) -> None:
+        super().__init__(**settings)
+        self.rng = random.Random(seed)
+        self.flight: tuple[Step, list[int]] | None = None
+        self.ahead = self.unforeseen = 0
+
+    def turn(self) -> None:
+        before = self.flight
+        step = self.scheduler.schedule_ahead() if before is not None and before[0].leads else None
+        if step is None:
+            self.land(before)
+            before, step = None, self.scheduler.schedule()
+        self.ahead += before is not None
+        self.flight = self.launch(step, before) if step is not None else None
+        self.land(before)
+        check(self.cache)
+
+    def launch(self, step: Step, before: tuple[Step, list[int]] | None) -> tuple[Step, list[int]]:
+        batch = step.batch
+        for at, draw in batch.unread:
+            assert before is not None
+            batch.token_ids[at] = before[1][draw]
+        self._copy_and_write(step)
+        size = self.config.page_size
+        for row, sequence in enumerate(step.rows):
+            length, pages, branch = batch.kv_lengths[row], batch.page_tables[row], sequence.branch
+            new = batch.token_ids[batch.row_starts[row] : batch.row_starts[row + 1]]
+            seen = [self.slots[pages[p // size] * size + p % size] for p in range(length)]
+            assert seen == branch.tokens(0, length - len(new)) + new
+            assert len(pages) == -(-length // size), "room for later is not part of this step"
+        return step, [self.rng.randrange(1000) for _ in batch.draws]
+
+    def land(self, flight: tuple[Step, list[int]] | None) -> None:
+        if flight is None:
+            return
+        step, drawn = flight
+        self.scheduler.commit(step, [])
+        for sequence, token in zip(step.drawers, drawn, strict=True):
+            if not sequence.running:
+                continue
+            sequence.append(token)
+            foreseen = len(sequence.branch) >= sequence.longest
+            if foreseen or token < 40:
+                self.unforeseen += not foreseen
+                self.scheduler.remove(sequence)
+                self.finished.append(sequence)
+
+    def disturb(self) -> None:
+        """What callers do between two turns, that is in the middle of a step."""
+        running = list(self.scheduler.running)
+        if running and self.rng.random() < 0.1:
+            self.scheduler.remove(self.rng.choice(running))
+        if running and self.rng.random() < 0.3:
+            child = self.cache.fork(self.rng.choice(running).branch)
+            child.extend([self.rng.randrange(1000) for _ in range(self.rng.randint(1, 12))])
+            self.run(child)
+        idle = [branch for branch in self.cache.branches.values() if not branch.running and not branch.holds]
+        if idle and self.rng.random() < 0.3:
+            self.cache.release(self.rng.choice(idle))
+
+    def run(self, branch: Branch) -> None:
+        self.arrivals += 1
+        branch.holds += 1
+        length = len(branch)
+        sequence = Sequence(
+            branch, params=SamplingParams(), seed=0, order=(0, self.arrivals, 0), end_ids=(), owner=None,
+            prompt_length=length, longest=length + self.rng.randint(1, 60),
+        )  # fmt: skip
+        self.scheduler.add(sequence)
+
+
+@pytest.mark.parametrize("num_pages", [26, 200])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_step_launched_ahead_reads_what_was_written_whatever_happens_meanwhile(
+    seed: int, num_pages: int
+) -> None:
+    machine = Overlapped(seed, num_pages=num_pages, max_rows=8, max_batch_tokens=40)
+    for number in range(500):
+        if number % 15 == 0:
+            machine.run(machine.cache.open([machine.rng.randrange(1000) for _ in range(50)]))
+        machine.turn()
+        machine.disturb()
+    assert machine.ahead > 250
+    assert machine.unforeseen > 30
+    assert len(machine.finished) > 50
+    assert (machine.scheduler.preemptions > 0) == (num_pages == 26)
