@@ -78,8 +78,8 @@ def test_svg_of_a_small_tree() -> None:
 
 def test_a_prompt_that_added_nothing_is_left_out() -> None:
     joint = branch("j", "a", "", kind="prompt", own_tokens=0)
-    tree = [branch("p", None, "one", kind="prompt"), branch("a", "p", "two"), joint, branch("b", "j", "three")]
-    boxes = Drawing.of(tree).boxes
+    tree = [branch("p", None, "one", kind="prompt"), branch("a", "p", "two"), joint]
+    boxes = Drawing.of([*tree, branch("b", "j", "three")]).boxes
     assert [(box.label, box.parent, box.column) for box in boxes] == [
         ("one", None, 0),
         ("two", 0, 1),
