@@ -41,11 +41,11 @@ def test_random_callers_get_the_tokens_of_a_loop_that_waits(
         vocab=VOCAB_SIZE,
         **settings(checkpoint, num_pages=num_pages, max_rows=8, max_batch_tokens=64, overlap=True),
     )
-    many.explore(700, at_once=20)
+    many.explore(500, at_once=20)
     many.loop.runner.store.check_canaries()
     plain = Turned(**settings(checkpoint), overlap=False)
     compared = parted = 0
-    for seen in many.requests[::3]:
+    for seen in many.requests[::4]:
         if seen.started is None:
             assert seen.error is not None
             continue
@@ -62,7 +62,7 @@ def test_random_callers_get_the_tokens_of_a_loop_that_waits(
             assert seen.logprobs[index] == pytest.approx(logprobs, abs=1e-4)
             assert cut or (seen.reasons[index], seen.texts[index]) == (want.reasons[index], want.texts[index])
     stats = many.loop.stats()
-    assert compared > 700
+    assert compared > 400
     assert parted <= 1
     assert stats.steps_ahead > 100
     assert (stats.preemptions > 0) == (num_pages == 32)
