@@ -80,12 +80,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         grown = asyncio.run(_grow_all(_ways(engine), prompt, args))
         rows = [_row(way, grown) for way in grown]
         _judge(rows, grown, engine, args, prompt)
-    speedups = {f"speedup_vs_{row['way']}": row["times_tree"] for row in rows[1:]}
+    speedups = {f"speedup_vs_{row['way']}": row["times_slower"] for row in rows[1:]}
     if args.compare_url:
         served = asyncio.run(_compare(prompt, args))
         name = args.compare_url[0]
         rows += [{**_row(way, served, first="tree_http"), "way": way} for way in served]
-        speedups[f"speedup_vs_{name}"] = rows[-1]["times_tree"]
+        speedups[f"speedup_vs_{name}"] = rows[-1]["times_slower"]
     found = {
         "total_tree_time_s": rows[0]["seconds"],
         "branches_explored": rows[0]["branches"],
@@ -183,7 +183,7 @@ def _row(way: str, grown: dict[str, Grown], first: str = TREE) -> dict[str, Any]
     return {
         "way": way,
         "seconds": median(own.seconds),
-        "times_tree": median(mine / trees for mine, trees in pairs),
+        "times_slower": median(mine / trees for mine, trees in pairs),
         "branches": len(own.tree.branches) - 1,
         "tokens_computed": count.computed,
         "tokens_generated": count.generated,

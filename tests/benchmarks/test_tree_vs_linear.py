@@ -43,7 +43,7 @@ def test_rows_and_ratios_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert [row["way"] for row in found["rows"]] == ["tree", "prefix_cache", "linear"]
     assert [row["same_branches"] for row in found["rows"]] == [1, 1, 1]
     assert found["branches_explored"] == tree["branches"] == 2 + 4
-    assert found["speedup_vs_linear"] == linear["times_tree"]
+    assert found["speedup_vs_linear"] == linear["times_slower"]
     # Six requests: two send the root of 40, four also the five tokens of the thought before them.
     assert linear["tokens_computed"] == 2 * 40 + 4 * 45 + 6 * 5
     assert tree["tokens_computed"] < cached["tokens_computed"] < linear["tokens_computed"]
