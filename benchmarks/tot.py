@@ -18,7 +18,8 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any
 
-from benchmarks.game24 import EMBEDDED, Messages, Puzzle, chosen_puzzles, explore, goal, judge, steps, thought
+from benchmarks.game24 import Messages, Puzzle, chosen_puzzles, explore, goal, judge, steps, thought
+from benchmarks.measure.models import folder_of
 from benchmarks.record import emit
 from dendrite_core import Engine, SamplingParams
 from dendrite_core.search import (
@@ -43,9 +44,7 @@ Contender = tuple[Callable[[Puzzle], Messages], Callable[[Puzzle], Method]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", default=str(EMBEDDED), help="a folder or hub id (default: the embedded one)"
-    )
+    parser.add_argument("--model", default="embedded", help="embedded, a folder or a hub id")
     parser.add_argument("--puzzles", type=int, help="how many held-out puzzles (default: all 271)")
     parser.add_argument("--quick", action="store_true", help="24 puzzles, unless --puzzles says otherwise")
     parser.add_argument("--budget", type=int, default=800, help="generated tokens per puzzle")
@@ -61,7 +60,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         args.puzzles = 24
     puzzles = chosen_puzzles(args.puzzles)
     with Engine.from_pretrained(
-        args.model, threads=args.threads, device=args.device, dtype="float32", num_pages=8192
+        folder_of(args.model), threads=args.threads, device=args.device, dtype="float32", num_pages=8192
     ) as engine:
         rates, costs = asyncio.run(_measure(engine, puzzles, args))
     names = ("model", "puzzles", "budget", "together", "seed", "threads")

@@ -26,7 +26,8 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-from benchmarks.game24 import EMBEDDED, chosen_puzzles, explore
+from benchmarks.game24 import chosen_puzzles, explore
+from benchmarks.measure.models import folder_of
 from benchmarks.measure.server import dendrite_server
 from benchmarks.record import emit
 from benchmarks.rounding import Referee, turned_draws
@@ -42,7 +43,7 @@ _SETTINGS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", default=str(EMBEDDED), help="a folder, a hub id, or shape:NAME")
+    add("--model", default="embedded", help="embedded, a folder, a hub id, or shape:NAME")
     add("--tree-depth", type=int, default=5)
     add("--branch-factor", type=int, default=4)
     add("--thought", type=int, default=16, help="tokens per thought")
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.quick:
         args.tree_depth, args.root = 3, 256
     with Engine.from_pretrained(
-        args.model,
+        folder_of(args.model),
         threads=args.threads,
         dtype=args.dtype,
         device=args.device,
@@ -208,14 +209,21 @@ def _judge(
         row["turned"] = len(turned)
         # In bfloat16 rounding is coarse, and on a GPU the model may be too large to read again here.
         if turned and (engine.config.device, engine.config.dtype) == ("cpu", "float32"):
-            referee = referee or Referee(args.model, engine.tokenizer.eos_ids)
+            referee = referee or Referee(folder_of(args.model), engine.tokenizer.eos_ids)
             row["off_by"] = max(map(referee.distance, turned))
 
 
 async def _compare(prompt: Sequence[int], args: argparse.Namespace) -> dict[str, Grown]:
     """A Dendrite server and the other one, in turns, both over HTTP and each in a process of its own."""
     name, url = args.compare_url
-    options = ["--model", args.model, "--threads", str(args.threads), "--num-pages", str(_pages(args))]
+    options = [
+        "--model",
+        folder_of(args.model),
+        "--threads",
+        str(args.threads),
+        "--num-pages",
+        str(_pages(args)),
+    ]
     options += ["--dtype", args.dtype] if args.dtype else []
     options += ["--device", args.device] if args.device else []
     with dendrite_server(options) as own:

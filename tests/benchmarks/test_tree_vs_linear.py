@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import tree_vs_linear as bench
+from benchmarks.measure.models import folder_of
 from benchmarks.rounding import Referee, Turned, turned_draws
 from dendrite_core import Engine
 from dendrite_core.search import EngineBackend, Tree
@@ -26,7 +27,9 @@ def arguments(*more: str) -> argparse.Namespace:
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    with Engine.from_pretrained(arguments().model, threads=1, dtype="float32", num_pages=256) as one:
+    with Engine.from_pretrained(
+        folder_of(arguments().model), threads=1, dtype="float32", num_pages=256
+    ) as one:
         yield one
 
 
@@ -55,7 +58,7 @@ def test_the_referee_draws_every_token_of_a_tree_again(engine: Engine) -> None:
     tree, prompt = grown(engine, seed=1)
     other, _ = grown(engine, seed=1)
     assert turned_draws(tree, other, prompt) == []
-    referee = Referee(arguments().model, engine.tokenizer.eos_ids)
+    referee = Referee(folder_of(arguments().model), engine.tokenizer.eos_ids)
     before = tuple(tree.branches[1].token_ids)
     for branch in tree.branches[3:5]:
         seed = tree.seed_for("grow", 1, branch.id - 2)
@@ -69,7 +72,7 @@ def test_the_referee_draws_every_token_of_a_tree_again(engine: Engine) -> None:
 def test_a_tree_of_another_seed_is_not_excused_by_rounding(engine: Engine) -> None:
     one, prompt = grown(engine, seed=1)
     other, _ = grown(engine, seed=2)
-    referee = Referee(arguments().model, engine.tokenizer.eos_ids)
+    referee = Referee(folder_of(arguments().model), engine.tokenizer.eos_ids)
     turned = turned_draws(one, other, prompt)
     assert turned
     assert max(map(referee.distance, turned)) > 0.01
