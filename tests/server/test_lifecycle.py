@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -47,19 +48,17 @@ class TestHangUp:
     @pytest.mark.parametrize("stream", [False, True])
     @pytest.mark.parametrize("n", [1, 8])
     def test_a_client_that_hangs_up_stops_its_generation(self, server: Server, stream: bool, n: int) -> None:
-        connection = raw_request(server, {**LONG, "stream": stream, "n": n})
-        server.settle("running", n)
-        if stream:
-            assert connection.recv(100)
-        connection.close()
+        with raw_request(server, {**LONG, "stream": stream, "n": n}) as connection:
+            server.settle("running", n)
+            if stream:
+                assert connection.recv(100)
         server.settle("running", 0)
         server.settle("used", 0)
         server.settle("branches", 0)
 
     def test_all_prompts_of_a_request_stop(self, server: Server) -> None:
-        connection = raw_request(server, {**LONG, "prompt": ["one", "two", "three"], "n": 2})
-        server.settle("running", 6)
-        connection.close()
+        with raw_request(server, {**LONG, "prompt": ["one", "two", "three"], "n": 2}):
+            server.settle("running", 6)
         server.settle("running", 0)
         server.settle("used", 0)
 
@@ -105,16 +104,16 @@ class TestHangUp:
         """The child is told that there is nothing to go on from; nobody's generation failed."""
         server = serve(max_rows=1)
         parent = httpx.post(f"{server.url}/v1/completions", json={"prompt": "a", "max_tokens": 2}).json()
-        running = raw_request(server, LONG)
-        server.settle("running", 1)
-        waiting = raw_request(server, {"parent_id": parent["id"], "max_tokens": 2})
-        server.settle("waiting", 1)
-        httpx.delete(f"{server.url}/v1/branches/{parent['tree']['prompt_branch_id']}")
-        answer = waiting.recv(4096)
-        assert answer.startswith(b"HTTP/1.1 404")
-        assert b'"param":"parent_id","code":"branch_not_found"' in answer
-        running.close()
-        waiting.close()
+        with raw_request(server, LONG):
+            server.settle("running", 1)
+            with raw_request(server, {"parent_id": parent["id"], "max_tokens": 2}) as waiting:
+                server.settle("waiting", 1)
+                httpx.delete(f"{server.url}/v1/branches/{parent['tree']['prompt_branch_id']}")
+                answer = HTTPResponse(waiting)
+                answer.begin()
+                error = json.loads(answer.read())["error"]
+        assert answer.status == 404
+        assert (error["param"], error["code"]) == ("parent_id", "branch_not_found")
         server.settle("running", 0)
         server.settle("branches", 0)
 
