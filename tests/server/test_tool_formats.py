@@ -53,10 +53,15 @@ CASES: list[tuple[str, str, str, Calls]] = [
         [("a", {}), ("b", {"y": None})],
     ),
     ("llama3_json", "Hello {not a call}", "Hello {not a call}", []),
-    ("pythonic", '[add(a=1, b=-2.5), look.up(q="x, y", deep=[true, {"k": None}])]', "", [
-        ("add", {"a": 1, "b": -2.5}),
-        ("look.up", {"q": "x, y", "deep": [True, {"k": None}]}),
-    ]),
+    (
+        "pythonic",
+        '[add(a=1, b=-2.5), look.up(q="x, y", deep=[true, {"k": None}])]',
+        "",
+        [
+            ("add", {"a": 1, "b": -2.5}),
+            ("look.up", {"q": "x, y", "deep": [True, {"k": None}]}),
+        ],
+    ),
     ("pythonic", "[1, 2] is a list", "[1, 2] is a list", []),
     ("pythonic", "plain", "plain", []),
 ]
