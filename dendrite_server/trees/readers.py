@@ -94,9 +94,8 @@ async def read(feed: Feed, tree_id: str | None, last_id: str | None) -> AsyncGen
     feed.readers += 1
     try:
         await feed.begin()
-        if tree_id not in feed.trees:
-            # It may be so young that the feed has not heard of it.
-            await feed.catch_up()
+        # What somebody was told of before asking here is in what they are told first.
+        await feed.catch_up()
         version = _known(feed, last_id)
         reader = TreesReader(feed, version) if tree_id is None else BranchReader(feed, tree_id, version)
         if reader.is_over and not (version is not None and _has_ended(feed, tree_id, version)):
