@@ -64,7 +64,10 @@ class EngineConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What is known once the weights are loaded: bytes are per page of KV, and free for KV after all else."""
+    """What is known once the weights are loaded: bytes are per page of KV, and free for KV after all else.
+
+    most_pages: how many pages the kernels can address, where they have a limit.
+    """
 
     device: str
     dtype: str
@@ -73,6 +76,7 @@ class Facts:
     max_position: int
     bytes_per_page: int
     free_bytes: int | None
+    most_pages: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +123,11 @@ def resolve(asked: EngineConfig, facts: Facts) -> ResolvedConfig:
             param="attention_backend",
         )
     num_pages = asked.num_pages or _pages_for(asked, facts)
+    if facts.most_pages is not None and num_pages > facts.most_pages:
+        raise RequestError(
+            f"num_pages must be at most {facts.most_pages} for this model on {facts.device}, got {num_pages}",
+            param="num_pages",
+        )
     capacity = num_pages * asked.page_size
     max_model_len = asked.max_model_len or min(facts.max_position, capacity)
     if max_model_len > facts.max_position:
@@ -170,4 +179,4 @@ def _pages_for(asked: EngineConfig, facts: Facts) -> int:
             f"{max(free, 0) / 2**20:.0f} MiB are left for KV, which holds {max(pages, 0)} pages of "
             f"{facts.bytes_per_page / 2**20:.2f} MiB; {remedy}, or take a smaller model"
         )
-    return int(pages)
+    return int(pages if facts.most_pages is None else min(pages, facts.most_pages))

@@ -18,7 +18,7 @@ from dendrite_core.engine.branches import BranchBook
 from dendrite_core.engine.loop import EngineLoop
 from dendrite_core.engine.measures.memory import Limits, free_for_pages
 from dendrite_core.errors import ModelLoadError, RequestError
-from dendrite_core.forward.kv_store import bytes_per_page
+from dendrite_core.forward.kv_store import bytes_per_page, most_pages
 from dendrite_core.forward.runner import build_runner
 from dendrite_core.models.loading import LoadedModel, load_model
 from dendrite_core.sampling.sampler import Sampler
@@ -126,6 +126,7 @@ def _facts(
             shape.num_layers, asked.page_size, shape.num_kv_heads, shape.head_dim, _kv_dtype(dtype, device)
         ),
         free_bytes=free,
+        most_pages=(None if device == "cpu" else most_pages(asked.page_size, shape.head_dim, asked.canaries)),
     )
 
 

@@ -25,6 +25,11 @@ def bytes_per_page(num_layers: int, page_size: int, kv_heads: int, head_dim: int
     return num_layers * 2 * kv_heads * page_size * head_dim * dtype.itemsize
 
 
+def most_pages(page_size: int, head_dim: int, canaries: bool) -> int:
+    """How many pages a store on a GPU can have: its kernels count the numbers of one head in 32 bits."""
+    return (2**31 - 1) // ((page_size + 2 * canaries) * head_dim)
+
+
 class KVStore:
     """K and V of `num_pages` pages. Zeroed at start: what is read behind a mask has to be finite."""
 
@@ -50,8 +55,10 @@ class KVStore:
         self.data = torch.zeros(shape, dtype=dtype, device=device)
         self.layers = list(self.data.unbind(0))
         self._paged = self.data.view(num_layers, 2 * kv_heads, num_pages, stride, head_dim)
+        # float16 does not reach as far as the others.
+        self._canary = max(CANARY, torch.finfo(dtype).min)
         if canaries:
-            self._guards().fill_(CANARY)
+            self._guards().fill_(self._canary)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -102,7 +109,7 @@ class KVStore:
     def check_canaries(self) -> None:
         """Raise if anything was written outside a page's payload, naming the page."""
         assert self.canaries, "the store was built without canaries"
-        broken = (self._guards() != self._guards().new_tensor(CANARY)).any(dim=(-1, -2)).nonzero()
+        broken = (self._guards() != self._guards().new_tensor(self._canary)).any(dim=(-1, -2)).nonzero()
         if len(broken):
             layer, head, page = broken[0].tolist()
             raise RuntimeError(f"write beyond page {page} (layer {layer}, head {head % self.kv_heads})")

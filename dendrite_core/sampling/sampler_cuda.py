@@ -37,7 +37,7 @@ class _Settings:
         inverses = [0.0 if heat < GREEDY_BELOW else 1.0 / heat for heat in heats]
         columns = (inverses, [p.top_p for p in params], [p.min_p for p in params])
         self.inverses, self.top_p, self.min_p = upload(columns, torch.float32, device).unbind(0)
-        self.top_k = upload([p.top_k or width for p in params], torch.int32, device)
+        self.top_k = upload([min(p.top_k or width, width) for p in params], torch.int32, device)
         self.filtered = any(p.top_k is not None or p.top_p < 1.0 or p.min_p > 0.0 for p in params)
         self.penalised = [row for row, p in enumerate(params) if p.has_penalties]
         if self.penalised:

@@ -177,7 +177,7 @@ def test_a_machine_where_places_matter_is_refused(make_engine: MakeEngine) -> No
     runner = engine._loop.runner
     assert isinstance(runner, FixedRunner)
     logits = runner.decoder.logits
-    drift = torch.linspace(1, 1 + 1e-5, runner.block)[:, None]
+    drift = torch.linspace(1, 1 + 1e-5, runner.block, device=runner.store.device)[:, None]
     runner.decoder.logits = lambda hidden: logits(hidden) * drift
     with pytest.raises(ModelLoadError, match="deterministic mode cannot be kept"):
         runner.prove()

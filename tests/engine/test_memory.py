@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dendrite_core.config import EngineConfig, Facts, resolve
 from dendrite_core.engine.measures.memory import Limits, largest_step
-from dendrite_core.errors import ModelLoadError
+from dendrite_core.errors import ModelLoadError, RequestError
+from dendrite_core.forward.kv_store import most_pages
 from dendrite_core.forward.runner import build_runner
 from dendrite_core.models.loading import load_model
 from dendrite_core.sampling.logprobs import score
@@ -57,3 +59,14 @@ def test_without_room_for_pages_the_error_names_what_to_change(free: int) -> Non
 def test_all_that_is_left_goes_to_pages() -> None:
     assert resolve(EngineConfig(model="m"), facts(100 << 20)).num_pages == 50
     assert resolve(EngineConfig(model="m", num_pages=7), facts(100 << 20)).num_pages == 7
+
+
+def test_a_gpu_gets_no_more_pages_than_its_kernels_address() -> None:
+    known = replace(facts(100 << 20), most_pages=40)
+    assert resolve(EngineConfig(model="m"), known).num_pages == 40
+    with pytest.raises(RequestError, match="num_pages must be at most 40 for this model on cuda, got 41"):
+        resolve(EngineConfig(model="m", num_pages=41), known)
+    for page_size, head_dim, canaries in ((16, 128, False), (8, 64, True)):
+        stride = page_size + 2 * canaries
+        most = most_pages(page_size, head_dim, canaries)
+        assert most * stride * head_dim < 2**31 <= (most + 1) * stride * head_dim

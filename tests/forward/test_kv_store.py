@@ -57,7 +57,7 @@ def test_copies_read_every_source_before_anything_is_written(canaries: bool) -> 
         assert int(read(store, layer, 23)[HEADS, 0]) == -15 - 1000 * layer
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_canaries_stay_quiet_and_then_name_the_page_written_over(dtype: torch.dtype) -> None:
     store = make(8, canaries=True, dtype=dtype)
     fill(store)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
+import torch
 
 from dendrite_core.batching.batch import Batch
+from dendrite_core.forward.cuda.device_plan import Capacity, DevicePlan
 from dendrite_core.forward.cuda.work_list import Tiles, WorkList, plan
 from tests.forward.forest import Forest
 
@@ -69,3 +72,22 @@ def test_a_plan_serves_rows_that_grow() -> None:
             last = (length - 1) // PAGE
             work.pages[work.tail_pages[row] + last] = batch.page_tables[row][last]
         assert met(work, batch, steps) == expected(batch)
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_on_the_device_a_plan_replaces_the_one_before(stages: int) -> None:
+    tiles = Tiles(4, 2, PAGE, 16, 32, 8, 6, 3, 16, 0)
+    room = Capacity(narrow=400, wide=400, queries=4000, pages=900, tokens=40, slots=4000)
+    held = DevicePlan(room, 8, 4, torch.device("cpu"), stages=stages)
+    for seed in (4, 5, 6, 1):
+        grown = forest(seed)
+        work = plan(grown.step(dict.fromkeys(grown.rows, 1)), tiles)
+        assert room.holds(work)
+        held.load(work)
+        assert held.counts.tolist() == [len(work.narrow), len(work.wide), 0, 0]
+        arrays = (work.narrow, held.narrow), (work.wide, held.wide), (work.pages, held.pages)
+        for array, found in (*arrays, (work.query_slots, held.query_slots)):
+            assert np.array_equal(found[: array.size], array.reshape(-1))
+        starts, tokens = held.slot_starts.tolist(), len(work.slot_starts)
+        assert starts[:tokens] == work.slot_starts.tolist()
+        assert starts[tokens:] == [work.slots] * (41 - tokens), "a token beyond the plan has nothing to merge"

@@ -42,6 +42,7 @@ PARAMS = {
     "top_k": SamplingParams(top_k=40),
     "top_k 1": SamplingParams(top_k=1),
     "top_k of half": SamplingParams(top_k=2500),
+    "top_k of everything": SamplingParams(top_k=2**40),
     "top_p": SamplingParams(top_p=0.9),
     "top_p tiny": SamplingParams(top_p=1e-6),
     "top_p that needs many": SamplingParams(temperature=1.5, top_p=0.999),

@@ -30,11 +30,15 @@ _WIDE_TILE = (128, 64, 3)
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What the layers of one step share: the plan, and where each token is and goes (below 0: nowhere)."""
+    """What the layers of one step share: the plan, and where each token is and goes (below 0: nowhere).
+
+    stored: how many tokens, the first ones, go anywhere; None for all, or where nobody asks.
+    """
 
     plan: DevicePlan
     positions: Tensor
     places: Tensor
+    stored: int | None = None
 
 
 def rotate_and_store(
@@ -50,13 +54,14 @@ def rotate_and_store(
     """Rotate and store keys and values in one layer of the store; rotated queries `[T, heads * d]`."""
     from dendrite_core.models.cuda import kernels
 
+    pdl = keys.is_cuda
     heads, (tokens, width) = shape.heads + 2 * shape.kv_heads, qkv.shape[-2:]
     q = torch.empty(tokens, shape.heads * shape.head_dim, dtype=keys.dtype, device=keys.device)
     kernels.rotate_and_store[(tokens, -(-heads // _HEADS_AT_ONCE))](
         qkv, q, positions, places, rotations, qkv if head_norm is None else head_norm,
         keys, keys.stride(0), eps,
         shape.heads, shape.kv_heads, shape.head_dim, _HEADS_AT_ONCE, padded(shape.head_dim),
-        qkv.numel() // (tokens * width), head_norm is not None, True, num_warps=4, launch_pdl=True,
+        qkv.numel() // (tokens * width), head_norm is not None, pdl, num_warps=4, launch_pdl=pdl,
     )  # fmt: skip
     return q
 
@@ -81,11 +86,14 @@ class TreeAttention:
 
             self.wide_kernel = wide_kernel
         self.block_d = padded(shape.head_dim)
-        self.side = torch.cuda.Stream(store.device)
-        self.two_streams = True
+        # On a CPU Triton's interpreter runs the same kernels, one after another.
+        self.pdl = store.device.type == "cuda"
+        self.side = torch.cuda.Stream(store.device) if self.pdl else None
         self.step: Step | None = None
 
     def _has_wgmma(self) -> bool:
+        if self.store.device.type != "cuda":
+            return False
         capability = torch.cuda.get_device_capability(self.store.device)
         return capability[0] == 9 and self.half and self.shape.head_dim in (64, 128)
 
@@ -109,7 +117,9 @@ class TreeAttention:
     def plan(self, batch: ForwardBatch) -> None:
         work = plan(batch.ints, self.tiles(len(batch.ints.token_ids)))
         loaded = fresh(work, self.shape.heads, self.shape.head_dim, self.store.device)
-        self.step = Step(loaded, batch.positions, self.store.places(batch.slots))
+        slots = batch.ints.slots
+        stored = None if slots[-1] >= 0 else sum(slot >= 0 for slot in slots)
+        self.step = Step(loaded, batch.positions, self.store.places(batch.slots), stored)
 
     def work_of(self, batch: Batch, spare: int) -> Any:
         """The work list of a small step; one of decoding rows will be used again while they grow."""
@@ -118,7 +128,10 @@ class TreeAttention:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store k, v `[T, kv_heads, d]`, then attend q `[T, heads, d]` causally: `[T, heads * d]`."""
         assert self.step is not None
-        self.store.layers[layer].index_copy_(1, self.step.places, torch.cat((k, v), 1).transpose(0, 1))
+        kv, places = torch.cat((k, v), 1), self.step.places
+        if (stored := self.step.stored) is not None:
+            kv, places = kv[:stored], places[:stored]
+        self.store.layers[layer].index_copy_(1, places, kv.transpose(0, 1))
         return self.run_stored(layer, q.flatten(1) if q.is_contiguous() else q.reshape(q.shape[0], -1))
 
     __call__ = attend
@@ -144,25 +157,25 @@ class TreeAttention:
         assert self.step is not None
         plan, window = self.step.plan, self.shape.windows[layer]
         out = q.new_empty(q.shape[0], self.shape.heads * self.shape.head_dim)
-        beside = plan.has_wide and plan.has_narrow
-        if beside and self.two_streams:
+        if plan.has_wide and plan.has_narrow and self.side is not None:
             current = torch.cuda.current_stream()
             self.side.wait_stream(current)
-            self._narrow(layer, q, out, window, True)
+            self._narrow(layer, q, out, window)
             with torch.cuda.stream(self.side):
                 self._wide(layer, q, out, window)
             current.wait_stream(self.side)
         else:
             if plan.has_narrow:
-                self._narrow(layer, q, out, window, True)
+                self._narrow(layer, q, out, window)
             if plan.has_wide:
                 self._wide(layer, q, out, window)
         if plan.merges:
             at_once, warps = self._merge_tile(plan.most_slots)
+            pdl = self.pdl and not plan.has_wide
             self.tree.merge[(q.shape[0], self.shape.heads)](
                 plan.slot_starts, plan.partial, plan.partial_lse, out, out.stride(0),
-                self.shape.heads, self.shape.head_dim, self.block_d, at_once, 1, not plan.has_wide,
-                num_warps=warps, launch_pdl=not plan.has_wide,
+                self.shape.heads, self.shape.head_dim, self.block_d, at_once, 1, pdl,
+                num_warps=warps, launch_pdl=pdl,
             )  # fmt: skip
         return out
 
@@ -199,7 +212,7 @@ class TreeAttention:
         tile = (128, 64, 3) if self.half else (64, 32, 2)
         self._plain(layer, q, out, window, 132, (0, 64, 2), tile, False, 8, {})
 
-    def _narrow(self, layer: int, q: Tensor, out: Tensor, window: int | None, pdl: bool) -> None:
+    def _narrow(self, layer: int, q: Tensor, out: Tensor, window: int | None) -> None:
         tiles = self.tiles(q.shape[0])
         # Few rows are a link of a chain: what a program takes of a multiprocessor, the next product cannot
         # begin in. More rows are bound by how much is in flight.
@@ -207,7 +220,7 @@ class TreeAttention:
         stages, registers = (4, None) if not self.half else (2, 128) if few else (3, 168)
         tile = (tiles.narrow, tiles.tokens, stages)
         options = {"maxnreg": registers} if registers and self.shape.head_dim <= 128 else {}
-        self._plain(layer, q, out, window, tiles.programs, tile, (0, tiles.tokens, 2), pdl, 4, options)
+        self._plain(layer, q, out, window, tiles.programs, tile, (0, tiles.tokens, 2), self.pdl, 4, options)
 
     def _plain(
         self,

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import product
 
 import torch
@@ -35,16 +35,15 @@ BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 102
 _SHORT_PROMPT = 256
 _SPARE_PAGES = 16
 _STAGES = 4
-
+# One step is in flight when the next is planned, and both may have plans of their own.
+_PLANS = 2
 
 _Key = tuple[int, bool, bool, int, bool]
 """Tokens; whether the plan has narrow items, wide ones; how many slots a query has at most; any at all."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Graph:
-    graph: torch.cuda.CUDAGraph
-    logits: Tensor
+_Recorded = Callable[[], Tensor]
+"""A step over what lies at the fixed addresses: `[bucket, vocab]` logits, which the next one overwrites."""
 
 
 class _Lent:
@@ -62,21 +61,25 @@ class _Inputs:
 
     def __init__(self, rows: int, device: torch.device) -> None:
         self.rows = rows
+        on_gpu = device.type == "cuda"
         self.buffer = torch.zeros(6, rows, dtype=torch.int32, device=device)
         self.tokens, self.positions, self.places, self.page_at, self.page, self.grown = self.buffer.unbind(0)
-        self.staging = [torch.zeros(6, rows, dtype=torch.int32, pin_memory=True) for _ in range(_STAGES)]
-        self.copied = [torch.cuda.Event() for _ in range(_STAGES)]
+        self.staging = [torch.zeros(6, rows, dtype=torch.int32, pin_memory=on_gpu) for _ in range(_STAGES)]
+        self.copied = [torch.cuda.Event() if on_gpu else None for _ in range(_STAGES)]
         self.turn = 0
 
     def load(self, columns: Sequence[Sequence[int]], rows: int, grown: int) -> None:
         """Copy five columns of `rows` integers; what lies beyond are tokens computed for nothing."""
         self.turn = (self.turn + 1) % _STAGES
-        self.copied[self.turn].synchronize()
+        copied = self.copied[self.turn]
+        if copied is not None:
+            copied.synchronize()
         staging = self.staging[self.turn].numpy()
         staging[:5, :rows], staging[5] = columns, grown
         staging[0:2, rows:], staging[2, rows:], staging[3:5, rows:] = 0, -1, staging[3:5, rows - 1 : rows]
         self.buffer.copy_(self.staging[self.turn], non_blocking=True)
-        self.copied[self.turn].record()
+        if copied is not None:
+            copied.record()
 
 
 class CudaRunner(Runner):
@@ -98,11 +101,12 @@ class CudaRunner(Runner):
             tokens=max_rows,
             slots=4096 + 8 * max_rows,
         )
-        self.static = DevicePlan(self.capacity, shape.heads, shape.head_dim, store.device)
+        self.static = DevicePlan(self.capacity, shape.heads, shape.head_dim, store.device, stages=_PLANS)
         self.inputs = {rows: _Inputs(rows, store.device) for rows in BUCKETS if rows <= max_rows}
-        self.graphs: dict[_Key, _Graph] = {}
-        self.pool = torch.cuda.graph_pool_handle()
-        self.capturing = torch.cuda.Stream(store.device)
+        self.graphs: dict[_Key, _Recorded] = {}
+        if self.device.type == "cuda":
+            self.pool = torch.cuda.graph_pool_handle()
+            self.capturing = torch.cuda.Stream(store.device)
         self.plans = 0
         self._planned = -1
         self._length = 0
@@ -172,22 +176,24 @@ class CudaRunner(Runner):
         key = self._key(bucket)
         if key not in self.graphs:
             self.graphs[key] = self._capture(inputs, first=True)
-        found = self.graphs[key]
-        found.graph.replay()
+        logits = self.graphs[key]()
         if batch.logits_at == list(range(rows)):
-            return found.logits[:rows]
-        wanted = torch.tensor(batch.logits_at, pin_memory=True).to(self.device, non_blocking=True)
-        return found.logits.index_select(0, wanted)
+            return logits[:rows]
+        wanted = torch.tensor(batch.logits_at, pin_memory=logits.is_cuda).to(self.device, non_blocking=True)
+        return logits.index_select(0, wanted)
 
     def _key(self, bucket: int) -> _Key:
         plan = self.static
         many = (plan.most_slots > 4) + (plan.most_slots > 32)
         return (bucket, plan.has_narrow, plan.has_wide, many, plan.merges)
 
-    def _capture(self, inputs: _Inputs, *, first: bool) -> _Graph:
+    def _capture(self, inputs: _Inputs, *, first: bool) -> _Recorded:
         """Record the step. The `first` of its kind also runs, which has its kernels compiled and loaded; that
         writes the same K and V to the same places as the replay.
         """
+        if self.device.type == "cpu":
+            # Where Triton's interpreter stands in for a device the step is run as it is.
+            return partial(self._step, inputs)
         graph = torch.cuda.CUDAGraph()
         self.capturing.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.capturing):
@@ -200,7 +206,13 @@ class CudaRunner(Runner):
                 logits = self._step(inputs)
             finally:
                 graph.capture_end()
-        return _Graph(graph, torch.as_tensor(_Lent(logits), device=self.device))
+        lent = torch.as_tensor(_Lent(logits), device=self.device)
+
+        def replay() -> Tensor:
+            graph.replay()
+            return lent
+
+        return replay
 
     def _step(self, inputs: _Inputs) -> Tensor:
         self.static.pages.index_copy_(0, inputs.page_at.long(), inputs.page)

@@ -2,7 +2,9 @@
 """Where a `WorkList` lies on the device: integers at fixed places, and room for partial results.
 
 A CUDA graph reads the plan through these addresses, so they stay when the plan changes. Only what a new
-plan uses is copied, from pinned memory, and a page that a row has grown into is one entry.
+plan uses is copied, from pinned memory, and a page that a row has grown into is one entry. A graph may have
+more tokens than the plan: those beyond have no item and, as all their `slot_starts` are the last one, no
+partial result either.
 """
 
 from __future__ import annotations
@@ -54,10 +56,13 @@ class DevicePlan:
     """The arrays of a work list on the device; see `work_list.py` for what they hold.
 
     partial: float32 `[slots, heads, d]`, partial_lse: float32 `[slots, heads]`. counts: how many narrow and
-    wide items, and by how many tokens rows grew since the plan was made.
+    wide items, and by how many tokens rows grew since the plan was made. A plan may be loaded while the
+    copies of the `stages - 1` before it are still queued.
     """
 
-    def __init__(self, capacity: Capacity, heads: int, head_dim: int, device: torch.device) -> None:
+    def __init__(
+        self, capacity: Capacity, heads: int, head_dim: int, device: torch.device, *, stages: int = 1
+    ) -> None:
         self.capacity = capacity
         sizes = (
             4,
@@ -70,7 +75,10 @@ class DevicePlan:
         # 16-byte alignment of every array is something the kernels are compiled for.
         places = np.cumsum([0, *(-(-size // 4) * 4 for size in sizes)])
         self.buffer = torch.zeros(int(places[-1]), dtype=torch.int32, device=device)
-        self.staging = torch.zeros(int(places[-1]), dtype=torch.int32, pin_memory=device.type == "cuda")
+        on_gpu = device.type == "cuda"
+        self.staging = [
+            torch.empty(int(places[-1]), dtype=torch.int32, pin_memory=on_gpu) for _ in range(stages)
+        ]
         self.places = [int(place) for place in places]
         parts = [self.buffer[start : start + size] for start, size in zip(self.places, sizes, strict=False)]
         self.counts, self.narrow, self.wide, self.query_slots = parts[:4]
@@ -79,12 +87,15 @@ class DevicePlan:
         self.partial_lse = torch.empty(capacity.slots, heads, device=device)
         self.has_narrow = self.has_wide = self.merges = False
         self.most_slots = 0
-        self._copied = torch.cuda.Event() if device.type == "cuda" else None
+        self._copied = [torch.cuda.Event() if on_gpu else None for _ in range(stages)]
+        self._turn = 0
 
     def load(self, work: WorkList) -> None:
         """Bring a work list to the device."""
-        if self._copied is not None:
-            self._copied.synchronize()
+        self._turn = (self._turn + 1) % len(self.staging)
+        staging, copied = self.staging[self._turn], self._copied[self._turn]
+        if copied is not None:
+            copied.synchronize()
         counts = np.array([len(work.narrow), len(work.wide), 0, 0], np.int32)
         arrays: list[Ints] = [
             counts,
@@ -92,16 +103,16 @@ class DevicePlan:
             work.wide.reshape(-1),
             work.query_slots,
             work.pages,
-            work.slot_starts,
+            np.pad(work.slot_starts, (0, self.capacity.tokens + 1 - len(work.slot_starts)), "edge"),
         ]
-        staging = self.staging.numpy()
+        numbers = staging.numpy()
         for start, array in zip(self.places, arrays, strict=False):
             if len(array):
                 end = start + len(array)
-                staging[start:end] = array
-                self.buffer[start:end].copy_(self.staging[start:end], non_blocking=True)
-        if self._copied is not None:
-            self._copied.record()
+                numbers[start:end] = array
+                self.buffer[start:end].copy_(staging[start:end], non_blocking=True)
+        if copied is not None:
+            copied.record()
         self.has_narrow, self.has_wide = len(work.narrow) > 0, len(work.wide) > 0
         self.merges = work.slots > 0
         self.most_slots = int(np.diff(work.slot_starts).max()) if self.merges else 0

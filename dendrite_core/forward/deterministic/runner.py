@@ -17,7 +17,8 @@ from dendrite_core.cache.page_table import spans
 from dendrite_core.errors import ModelLoadError
 from dendrite_core.forward.attention import AttentionBackend, AttentionShape
 from dendrite_core.forward.batch import ForwardBatch, feed
-from dendrite_core.forward.deterministic.grid import CELL, GridAttention
+from dendrite_core.forward.deterministic import grid
+from dendrite_core.forward.deterministic.grid import GridAttention
 from dendrite_core.forward.kv_store import KVStore
 from dendrite_core.forward.runner import Runner
 from dendrite_core.models.decoder import Attend
@@ -104,12 +105,12 @@ def fixed_runner(model: LoadedModel, store: KVStore, shape: AttentionShape) -> F
             "depends on the batch"
         )
     if store.device.type == "cpu":
-        grid = GridAttention(shape, store)
-        return FixedRunner(model, store, grid, grid.attend, CPU_BLOCK)
+        cells = GridAttention(shape, store)
+        return FixedRunner(model, store, cells, cells.attend, CPU_BLOCK)
     # Triton is there only where CUDA is.
     from dendrite_core.forward.cuda.attention_tree import TreeAttention
 
-    tree = TreeAttention(shape, store, grid=CELL)
+    tree = TreeAttention(shape, store, grid=grid.CELL)
     return FixedRunner(model, store, tree, tree, CUDA_BLOCK)
 
 

@@ -68,7 +68,7 @@ class CudaForward:
 
         self.config, self.parts = config, parts
         self.kernels, self.cdiv = kernels, triton.cdiv
-        self.pdl = True
+        self.pdl = parts.embedding.is_cuda
         self.rotations = torch.view_as_real(parts.rotations).flatten(1)
 
     def __call__(self, token_ids: Tensor, positions: Tensor, attend: FusedAttend) -> Tensor:
@@ -130,7 +130,7 @@ class CudaForward:
         block = 1 << (width - 1).bit_length()
         self.kernels.rms_norm[(rows,)](
             x, x if added is None else added, weight, out, self.config.norm_eps,
-            width, block, parts, True, num_warps=8 if block > 2048 else 4, launch_pdl=True,
+            width, block, parts, self.pdl, num_warps=8 if block > 2048 else 4, launch_pdl=self.pdl,
         )  # fmt: skip
         return out
 
@@ -139,7 +139,7 @@ class CudaForward:
         rows, width = gate_up.shape[0], gate_up.shape[1] // 2
         out = gate_up.new_empty(rows, width)
         self.kernels.silu_mul[(rows, self.cdiv(width, 2048))](
-            gate_up, out, width, 2048, True, num_warps=4, launch_pdl=True
+            gate_up, out, width, 2048, self.pdl, num_warps=4, launch_pdl=self.pdl
         )
         return out
 
@@ -197,7 +197,7 @@ def few_product(x: Tensor, weight: Weight, *, gated: bool = False, tile: FewTile
     """A few rows `[T, K]` times `[N, K]`, gated `[2 * N, K]`: `[T, N]`, or its float32 parts `[S, T, N]`."""
     from dendrite_core.models.cuda import kernels
 
-    matrix, bias = weight.matrix, weight.bias
+    matrix, bias, pdl = weight.matrix, weight.bias, x.is_cuda
     rows, inner = x.shape
     width = matrix.shape[0] // (2 if gated else 1)
     tile = tile or few_tile(rows, width, inner, gated)
@@ -208,7 +208,7 @@ def few_product(x: Tensor, weight: Weight, *, gated: bool = False, tile: FewTile
     kernels.product[(-(-width // tile.width), tile.splits)](
         x, x.stride(0), matrix, _or(bias, x), out, rows, width,
         inner, tile.rows, tile.width, tile.step, tile.stages, tile.splits, gated, bias is not None,
-        tile.fetch, True, num_warps=tile.warps, launch_pdl=True,
+        tile.fetch if pdl else 0, pdl, num_warps=tile.warps, launch_pdl=pdl,
     )  # fmt: skip
     return out
 

@@ -21,10 +21,14 @@ def _await_previous(PDL: tl.constexpr):
 
 
 @triton.jit
-def _fetch(w, rows: tl.constexpr, columns: tl.constexpr, stride: tl.constexpr):
-    """Ask for the first columns of some rows to be brought into the L2 cache; 64 numbers are a line."""
+def _fetch(w, first, width, rows: tl.constexpr, columns: tl.constexpr, stride: tl.constexpr):
+    """Ask for the first columns of some rows, `first` and on, to be brought into the L2 cache.
+
+    64 numbers are a line. Beyond the last of `width` rows it is the last one again: nothing may lie there.
+    """
     line = tl.arange(0, rows * (columns // 64))
-    at = line // (columns // 64) * stride + line % (columns // 64) * 64
+    row = tl.minimum(first + line // (columns // 64), width - 1).to(tl.int64)
+    at = row * stride + line % (columns // 64) * 64
     tl.inline_asm_elementwise(
         "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [w + at], dtype=tl.int32, is_pure=False, pack=1
     )
@@ -54,10 +58,10 @@ def product(
     x += split * PART
     w_at = w + tl.minimum(n, width - 1).to(tl.int64)[:, None] * K + k[None, :]
     if FETCH > 0:
-        first = w + tl.program_id(0).to(tl.int64) * BLOCK_N * K
-        _fetch(first, BLOCK_N, FETCH, K)
+        first = tl.program_id(0) * BLOCK_N
+        _fetch(w, first, width, BLOCK_N, FETCH, K)
         if GATED:
-            _fetch(first + width.to(tl.int64) * K, BLOCK_N, FETCH, K)
+            _fetch(w + width.to(tl.int64) * K, first, width, BLOCK_N, FETCH, K)
     _await_previous(PDL)
     x_at = x + m[None, :] * x_stride + k[:, None]
     acc = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
@@ -88,7 +92,7 @@ def vector_product(
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
     in_n = n < width
-    w_at = w + n.to(tl.int64)[:, None] * K + k[None, :]
+    w_at = w + tl.minimum(n, width - 1).to(tl.int64)[:, None] * K + k[None, :]
     weight = tl.load(w_at)
     if GATED:
         more = tl.load(w_at + width * K)
