@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import subprocess
@@ -13,7 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+# Where it is another folder: see scripts/gpu.py.
+RESULTS = Path(os.environ.get("DENDRITE_RESULTS") or Path(__file__).parent / "results")
 _PACKAGES = ("torch", "transformers", "flashinfer-python", "triton", "llguidance", "tiktoken", "tokenizers")
 
 Row = Mapping[str, Any]
@@ -113,6 +115,8 @@ def _cpu() -> str:
 
 
 def _commit() -> str:
+    if told := os.environ.get("DENDRITE_COMMIT"):
+        return told
     here = Path(__file__).parent
     try:
         head = ["git", "-C", str(here), "rev-parse", "--short", "HEAD"]
