@@ -1,4 +1,4 @@
-"""What needs a CUDA device, in one command each: all tests `scripts/test-gpu`, all figures `scripts/bench-gpu`.
+"""What needs a CUDA device: scripts/test-gpu for all tests, scripts/bench-gpu for all figures.
 
 Made for a machine that is rented by the minute. Each file of tests and each question is a process of
 its own with a time limit, so none takes the others with it; what is known is written at once, so an end in

@@ -1,4 +1,4 @@
-"""What scripts/test-gpu does: a file that fails, hangs or dies takes no other with it, and parts are joined."""
+"""scripts/test-gpu: a file that fails, hangs or dies takes no other with it, and parts are joined."""
 
 from __future__ import annotations
 
