@@ -20,7 +20,7 @@ from dendrite_server.protocol.fields import invalid, missing, unsupported
 from dendrite_server.protocol.request import ChatRequest
 from dendrite_server.responses.archive import RESPONSE, Archive, Past, archive_of
 from dendrite_server.responses.body import Body, base_body
-from dendrite_server.responses.items import Names, new_owner
+from dendrite_server.responses.items import Names, new_owner, require_calls
 from dendrite_server.responses.paging import read_include, read_page, read_query
 from dendrite_server.responses.request import ResponseRequest, parse_response, parse_token_count
 from dendrite_server.responses.run import Run, count_tokens
@@ -61,6 +61,7 @@ def _past(archive: Archive, asked: ResponseRequest) -> Past:
     past = archive.past(asked.previous_response_id, asked.conversation_id)
     if not past.items and not asked.items:
         raise missing("input")
+    require_calls(past.items, asked.items)
     return past
 
 

@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from dendrite_core.errors import RequestError
 from dendrite_server.protocol.fields import Fields, invalid, items, missing, unsupported, wrong_type
 from dendrite_server.protocol.messages import Message
 
@@ -172,6 +173,17 @@ _PREFIX = {
     "reasoning": "rs",
     "item_reference": "ref",
 }
+
+
+def require_calls(past: Iterable[Item], new: Iterable[Item]) -> None:
+    """Every output answers a call that was made before it. Raises `RequestError`, worded as at OpenAI."""
+    calls = {item["call_id"] for item in past if item["type"] == "function_call"}
+    for index, item in enumerate(new):
+        if item["type"] == "function_call":
+            calls.add(item["call_id"])
+        elif item["type"] == "function_call_output" and item["call_id"] not in calls:
+            message = f"No tool call found for function call output with call_id {item['call_id']}."
+            raise RequestError(message, param=f"input[{index}].call_id")
 
 
 # As chat messages.

@@ -242,6 +242,18 @@ def test_responses_call_tools_and_go_on_from_the_branch(client: openai.OpenAI) -
     assert said.usage.input_tokens_details.cached_tokens > 0
 
 
+@pytest.mark.parametrize(
+    "before", [[], [{"type": "function_call", "call_id": "other", "name": "f", "arguments": "{}"}]]
+)
+def test_an_output_without_its_call_is_refused(client: openai.OpenAI, before: list[Any]) -> None:
+    first = client.responses.create(model="dendrite", input=ASK[0]["content"], max_output_tokens=2)
+    output: Any = {"type": "function_call_output", "call_id": "call_never_made", "output": "1"}
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.responses.create(model="dendrite", previous_response_id=first.id, input=[*before, output])
+    assert refused.value.param == f"input[{len(before)}].call_id"
+    assert "No tool call found for function call output with call_id call_never_made" in refused.value.message
+
+
 def test_responses_stream_a_call_that_must_be_made(client: openai.OpenAI) -> None:
     tool: Any = {"type": "function", "strict": True, **SIZED["function"]}
     fragments = []
