@@ -112,9 +112,7 @@ ANSWERS: dict[str, Schema] = {
         metadata=OBJECT,
     ),
     "TreeOfBranches": shape(id=STRING, object=word("tree"), branches=list_of(ref("Branch"))),
-    "Model": shape(
-        id=STRING, object=word("model"), created=INTEGER, owned_by=STRING, max_model_len=INTEGER
-    ),
+    "Model": shape(id=STRING, object=word("model"), created=INTEGER, owned_by=STRING, max_model_len=INTEGER),
     "ModelList": shape(object=word("list"), data=list_of(ref("Model"))),
     "Search": shape(id=STRING, object=STRING, status=STRING),
     "Tokens": shape(count=INTEGER, max_model_len=INTEGER, tokens=list_of(INTEGER)),

@@ -157,9 +157,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/branches/{branch_id}"): Operation(
         summary="Pin it, unpin it, or note something about it.", body=BRANCH_UPDATE, answer="Branch"
     ),
-    ("DELETE", "/v1/branches/{branch_id}"): Operation(
-        summary="Prune it and all below it.", answer="Deleted"
-    ),
+    ("DELETE", "/v1/branches/{branch_id}"): Operation(summary="Prune it and all below it.", answer="Deleted"),
     ("GET", "/v1/branches/{branch_id}/children"): Operation(
         summary="The branches forked from it.", answer="List", query=_PAGE
     ),

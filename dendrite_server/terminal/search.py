@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "dendrite search",
         description="Search the tree of what could be said, and watch it.",
-        epilog='What there is no option for goes into --body, as POST /v1/search takes it. Try: dendrite '
+        epilog="What there is no option for goes into --body, as POST /v1/search takes it. Try: dendrite "
         'search --local --game24 "4 5 6 10"',
     )
     add = parser.add_argument

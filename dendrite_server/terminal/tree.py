@@ -75,9 +75,7 @@ class Watched:
     def show(self, console: Console) -> None:
         """Until Ctrl-C, or until the tree is gone; the tree as it was last stays on the screen."""
         try:
-            with Live(
-                get_renderable=self.drawn, console=console, refresh_per_second=10, transient=True
-            ):
+            with Live(get_renderable=self.drawn, console=console, refresh_per_second=10, transient=True):
                 self._follow()
         except KeyboardInterrupt:
             self._state = "stopped"
