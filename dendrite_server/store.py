@@ -7,14 +7,16 @@ restart; memory stays the only place that is read, so no request waits for a dis
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dendrite_server.protocol.response import encode_json
+
+log = logging.getLogger("dendrite.server")
 
 Record = dict[str, Any]
 
@@ -43,6 +45,9 @@ class Store:
         self._max_bytes = max_bytes
         self._disk = disk
         self._records: OrderedDict[str, tuple[Record, int]] = OrderedDict()
+        # What the file does not know yet: texts to write, None where a record is to be struck out.
+        self._unsaved: dict[str, str | None] = {}
+        self._is_failing = False
         self.bytes = 0
         for id, text in disk.load(kind) if disk else ():
             self._keep(id, json.loads(text), len(text))
@@ -62,17 +67,32 @@ class Store:
         weighed = {name: value for name, value in record.items() if name not in self._shared}
         text = encode_json(record if self._disk else weighed)
         self._keep(id, record, len(text))
-        if self._disk:
-            self._disk.write(self._kind, id, text)
+        self._save(id, text)
         self._make_room()
 
     def remove(self, id: str) -> Record | None:
         """Take a record out; None if there was none."""
         record, size = self._records.pop(id, (None, 0))
         self.bytes -= size
-        if self._disk and record is not None:
-            self._disk.remove(self._kind, id)
+        if record is not None:
+            self._save(id, None)
         return record
+
+    def _save(self, id: str, text: str | None) -> None:
+        """Write through; what a disk does not take is tried again with the next change."""
+        if self._disk is None:
+            return
+        self._unsaved[id] = text
+        try:
+            self._disk.apply(self._kind, self._unsaved)
+        except sqlite3.Error as error:
+            if not self._is_failing:
+                log.error(
+                    "each %s is kept in memory only until the disk takes them again: %s", self._kind, error
+                )
+            self._is_failing = True
+        else:
+            self._unsaved, self._is_failing = {}, False
 
     def __iter__(self) -> Iterator[Record]:
         return iter([record for record, _ in self._records.values()])
@@ -105,20 +125,22 @@ class Disk:
         query = "SELECT id, record FROM records WHERE kind = ? ORDER BY used"
         return self._database.execute(query, (kind,)).fetchall()
 
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """Everything written within is written at once."""
+    def apply(self, kind: str, texts: Mapping[str, str | None]) -> None:
+        """Write records, and strike out those without a text: all or, with a `sqlite3.Error`, none."""
         self._database.execute("BEGIN IMMEDIATE")
         try:
-            yield
+            for id, text in texts.items():
+                self._put(kind, id, text)
+            self._database.execute("COMMIT")
         except BaseException:
-            self._database.execute("ROLLBACK")
+            # SQLite has rolled back by itself where the disk is full.
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
             raise
-        self._database.execute("COMMIT")
 
-    def write(self, kind: str, id: str, text: str) -> None:
-        self._clock += 1
-        self._database.execute("REPLACE INTO records VALUES (?, ?, ?, ?)", (kind, id, self._clock, text))
-
-    def remove(self, kind: str, id: str) -> None:
-        self._database.execute("DELETE FROM records WHERE kind = ? AND id = ?", (kind, id))
+    def _put(self, kind: str, id: str, text: str | None) -> None:
+        if text is None:
+            self._database.execute("DELETE FROM records WHERE kind = ? AND id = ?", (kind, id))
+        else:
+            self._clock += 1
+            self._database.execute("REPLACE INTO records VALUES (?, ?, ?, ?)", (kind, id, self._clock, text))

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
 import threading
 from hashlib import sha256
 from typing import Any
 
 from dendrite_core.engine.engine import Engine
 from dendrite_core.engine.keeping.journal import Entries, Journal, Saved
-from dendrite_core.errors import DendriteError, EngineClosed
+from dendrite_core.errors import DendriteError
 from dendrite_server.protocol.response import encode_json
 from dendrite_server.store import Disk
 
 log = logging.getLogger("dendrite.server")
 
 PACE = 1.0
-# Seconds: how long the engine may be busy with one step before it is asked whether it lives.
-_LOOK_AGAIN = 5.0
 
 
 class Keeper:
@@ -36,6 +35,8 @@ class Keeper:
         self._news = threading.Event()
         self._closing = threading.Event()
         self._writing = threading.Lock()
+        self._unwritten: Entries | None = None
+        self._is_failing = False
         self.restored = self._restore()
         self._journal: Journal = engine.keep(self._news.set).result()
         self._thread = threading.Thread(target=self._follow, name="dendrite-keeper", daemon=True)
@@ -53,34 +54,34 @@ class Keeper:
             self._news.wait()
             self._news.clear()
             try:
-                self.flush()
+                self._try_to_flush()
             except DendriteError:
                 return  # The engine has ended.
             self._closing.wait(PACE)
 
+    def _try_to_flush(self) -> None:
+        """As `flush`; what a disk does not take is tried again."""
+        try:
+            self.flush()
+        except sqlite3.Error as error:
+            if not self._is_failing:
+                log.error("trees are not kept until the disk takes them again: %s", error)
+            self._is_failing = True
+            self._news.set()
+        else:
+            self._is_failing = False
+
     def flush(self) -> None:
-        """Write what has changed until now. Raises `EngineClosed`."""
+        """Write what has changed until now. Raises `EngineClosed`, `sqlite3.Error`."""
         with self._writing:
             more = True
             while more:
-                entries = self._entries()
-                texts = [(one.name, encode_json(_record(one))) for one in entries.saved]
-                with self._disk.together():
-                    for name, text in texts:
-                        self._disk.write(self._kind, name, text)
-                    for name in entries.gone:
-                        self._disk.remove(self._kind, name)
+                # Taken only once from the engine, which then holds it to be written.
+                entries = self._unwritten = self._unwritten or self._engine.entries(self._journal).result()
+                texts = {one.name: encode_json(_record(one)) for one in entries.saved}
+                self._disk.apply(self._kind, {**texts, **dict.fromkeys(entries.gone)})
+                self._unwritten = None
                 more = entries.more
-
-    def _entries(self) -> Entries:
-        """Raises `EngineClosed`, also where the engine ends without an answer."""
-        asked = self._engine.entries(self._journal)
-        while True:
-            try:
-                return asked.result(_LOOK_AGAIN)
-            except TimeoutError:
-                if not self._engine.alive:
-                    raise EngineClosed("the engine is closed") from None
 
     def close(self) -> None:
         """Write what is left, if the engine is still there to tell, and stop. May be repeated."""
@@ -88,7 +89,7 @@ class Keeper:
         self._news.set()
         self._thread.join()
         try:
-            self.flush()
+            self._try_to_flush()
         except DendriteError:
             return
 

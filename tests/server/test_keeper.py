@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import pytest
 from dendrite_core import Engine, SamplingParams
 from dendrite_server.trees.keeper import Keeper
 from tests.checkpoints import make_checkpoint
+from tests.server.test_stored import fill
 
 GREEDY = {"temperature": 0, "max_tokens": 8, "extra_body": {"ignore_eos": True}}
 
@@ -109,3 +111,27 @@ def test_an_engine_that_ends_first_does_not_hold_the_keeper_up(checkpoint: Path,
         keeper = Keeper(engine, str(tmp_path / "kept.sqlite"))
         engine.generate([1, 2, 3], SamplingParams(max_tokens=2))
     keeper.close()
+
+
+def test_trees_that_a_full_disk_did_not_take_are_written_once_there_is_room(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    store, params = str(tmp_path / "kept.sqlite"), SamplingParams(max_tokens=2, ignore_eos=True)
+    with Engine.from_pretrained(str(checkpoint), num_pages=512) as engine:
+        keeper = Keeper(engine, store)
+        keeper.flush()
+        fill(keeper._disk, 0)
+        kept = [engine.generate([3] * 1000 + [at], params).branch_id for at in range(20)]
+        with pytest.raises(sqlite3.OperationalError, match="full"):
+            keeper.flush()
+        gone = engine.generate([5], params)
+        engine.release(gone.started.prompt_branch_id).result()
+        while not keeper._is_failing:
+            time.sleep(0.01)
+        fill(keeper._disk, 1000)
+        keeper.close()
+    with Engine.from_pretrained(str(checkpoint), num_pages=512) as engine:
+        keeper = Keeper(engine, store)
+        assert keeper.restored == 40
+        assert [engine.describe(name).result().length for name in kept] == [1003] * 20
+        keeper.close()

@@ -157,3 +157,27 @@ def test_a_file_holds_what_memory_holds(tmp_path: Path) -> None:
     assert list(store(disk=again, max_count=1)) == [{"name": "changed"}]
     assert len(again.load("thing")) == 1
     again.close()
+
+
+def fill(disk: Disk, pages: int) -> None:
+    """Let a file grow no further than it has, by `pages` at most, as on a disk that is full."""
+    (count,) = disk._database.execute("PRAGMA page_count").fetchone()
+    disk._database.execute(f"PRAGMA max_page_count={count + pages}")
+
+
+def test_a_full_disk_costs_no_answer_and_is_written_to_once_there_is_room(tmp_path: Path) -> None:
+    path = str(tmp_path / "things.sqlite")
+    disk = Disk(path)
+    things = store(disk=disk, max_bytes=1 << 20)
+    things.put("a", {"name": "a"})
+    fill(disk, 0)
+    things.put("b", {"name": "b" * 9000})
+    things.put("c", {"name": "c" * 9000})
+    things.remove("a")
+    things.remove("c")
+    assert [id for id, _ in disk.load("thing")] == ["a"]
+    assert list(things) == [{"name": "b" * 9000}]
+    fill(disk, 1000)
+    things.put("d", {"name": "d"})
+    assert [id for id, _ in disk.load("thing")] == ["b", "d"]
+    disk.close()
