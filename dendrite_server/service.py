@@ -8,6 +8,7 @@ import logging
 import re
 import time
 from collections.abc import Coroutine, Iterable, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -115,11 +116,10 @@ class Service:
 
     async def _free(self, branch_ids: Sequence[str]) -> None:
         """One by one, because what others have forked from them since goes on."""
-        try:
-            for branch_id in branch_ids:
+        for branch_id in branch_ids:
+            # One that somebody else has deleted already must not keep the others.
+            with suppress(DendriteError):
                 await asyncio.wrap_future(self.engine.release(branch_id, prune=False))
-        except DendriteError:
-            return
 
     def warn_of(self, fields: Iterable[str]) -> None:
         """Log the fields that are ignored, each name once."""

@@ -136,6 +136,18 @@ class TestHangUp:
         assert again.status_code == 200
         httpx.delete(f"{server.url}/v1/branches/{child['tree']['prompt_branch_id']}")
 
+    def test_a_branch_that_was_deleted_before_does_not_keep_the_others(self, serve: Serve) -> None:
+        server = serve()
+        connection = raw_request(server, {**LONG, "n": 3, "stream": True})
+        names: set[str] = set()
+        text = b""
+        while len(names) < 3:
+            text += connection.recv(4096)
+            names = {name.decode() for name in re.findall(rb'"branch_id":"(\w+)"', text)}
+        httpx.delete(f"{server.url}/v1/branches/{min(names)}")
+        connection.close()
+        server.settle("branches", 0)
+
 
 class TestSilence:
     """The stream response alone, with frames and an ASGI server of our own making."""
