@@ -139,6 +139,11 @@ class Scheduler:
             sequence.scored += scores[first : first + count]
             first += count
 
+    def give_up(self, step: Step) -> None:
+        """A step failed, and its sequences were removed: whether its page copies were made, nobody knows."""
+        for sequence in step.rows:
+            self.cache.drop(sequence.branch)
+
     def _grant_running(self, has_room: HasRoom) -> dict[Sequence, int] | None:
         """Tokens for running sequences, as far as they go; None when one finds no room and still runs."""
         granted: dict[Sequence, int] = {}

@@ -125,6 +125,13 @@ class Branch:
             tokens += part
         return tokens
 
+    def holder_of(self, position: int) -> Branch:
+        """The branch, of this one and its past, whose own token is at a position."""
+        branch = self
+        while branch.start > position and branch.parent is not None:
+            branch = branch.parent
+        return branch
+
     def subtree(self) -> list[Branch]:
         """This branch and all its descendants, parents before children."""
         found = [self]

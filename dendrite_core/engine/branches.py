@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import secrets
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -139,7 +140,7 @@ class BranchBook:
         record, grammar = self._record(branch), stream.grammar
         if branch.parent is not None and not stream.request.prompt:
             past = self._record(branch.parent).constraint
-            if past is not None and (grammar is None or grammar is past.grammar):
+            if past is not None and (grammar is None or grammar.spec == past.grammar.spec):
                 record.constraint = past
                 return
         record.constraint = Constraint(grammar, len(branch)) if grammar is not None else None
@@ -154,7 +155,7 @@ class BranchBook:
         return state if inside else None
 
     def _fork_point(self, parent: Branch, offset: int | None, *, continues: bool) -> int:
-        """How many of the parent's tokens are kept; a text that goes on does so before its end token."""
+        """How many of the parent's tokens are kept; a text that goes on does so before the end it drew."""
         end = len(parent)
         if offset is not None:
             completion = self._record(parent).completion
@@ -164,9 +165,8 @@ class BranchBook:
                     param="parent_offset",
                 )
             return completion + offset
-        if continues and end > 1 and parent.tokens(end - 1)[0] in self.tokenizer.eos_ids:
-            return end - 1
-        return end
+        ended = continues and end > 1 and parent.tokens(end - 1)[0] in self.tokenizer.eos_ids
+        return end - 1 if ended and not self.is_prompt(parent.holder_of(end - 1)) else end
 
     def _after_parent(self, branch: Branch, request: Request) -> tuple[int, ...]:
         if not request.prompt or not request.joint:
@@ -262,8 +262,9 @@ class BranchBook:
         begin = time.perf_counter_ns()
         children = [self.cache.fork(parent, at) for _ in range(count)]
         fork_us = (time.perf_counter_ns() - begin) / 1e3
+        held = self._record(parent).constraint
         for child in children:
-            child.record = Record("fork", len(child), cached=child.kv_length, fork_us=fork_us)
+            child.record = Record("fork", len(child), None, None, None, held, child.kv_length, fork_us)
             self.watches.changed(child)
         self.watches.changed(parent)
         return [self.name(child) for child in children]
@@ -296,6 +297,12 @@ class BranchBook:
         record.metadata |= metadata or {}
         self.watches.changed(branch)
         return self._info(branch)
+
+    def until_a_pin_ends(self) -> float | None:
+        """Seconds until `expire_pins` has something to do; None where no pin has an end."""
+        if not self._pins:
+            return None
+        return min(max(0.0, self._pins[0][0] - time.monotonic()), threading.TIMEOUT_MAX)
 
     def expire_pins(self) -> None:
         """Unpin what was pinned for a time that is over."""

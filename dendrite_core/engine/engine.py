@@ -66,7 +66,7 @@ class Engine:
         self._loop = parts.loop
         self.grammars = parts.loop.grammars
         self._open: set[Stream] = set()
-        self._closing = False
+        self._closing = self._closed = False
         self._idle = threading.Condition()
         self._ids = itertools.count(1)
         log.info("ready: %s", self.config.summary())
@@ -95,7 +95,7 @@ class Engine:
             if len(self._open) >= self.config.max_waiting + self.config.max_rows:
                 raise QueueFull(f"{len(self._open)} requests are in flight; try again shortly")
             self._open.add(stream)
-        self._loop.inbox.put(stream)
+            self._loop.inbox.put(stream)
         return stream
 
     def abort(self, stream: Stream) -> Future[None]:
@@ -195,8 +195,10 @@ class Engine:
 
     def close(self) -> None:
         """End everything at once and stop the thread. May be repeated."""
-        self._closing = True
-        self._loop.inbox.put(None)
+        with self._idle:
+            # What comes before this is answered; under the lock, for nothing to come after it.
+            self._closing = self._closed = True
+            self._loop.inbox.put(None)
         self._thread.join()
 
     def __enter__(self) -> Engine:
@@ -319,16 +321,17 @@ class Engine:
             raise RequestError(f"token ids must be in [0, {vocab})", param="prompt")
         if any(token >= vocab for token in request.params.logit_bias):
             raise RequestError(f"logit_bias keys must be token ids below {vocab}", param="logit_bias")
-        allowed = request.params.allowed_token_ids or ()
-        if any(not 0 <= token < vocab for token in allowed):
-            raise RequestError(f"allowed_token_ids must be in [0, {vocab})", param="allowed_token_ids")
+        for name in ("allowed_token_ids", "stop_token_ids"):
+            if any(not 0 <= token < vocab for token in getattr(request.params, name) or ()):
+                raise RequestError(f"{name} must be in [0, {vocab})", param=name)
 
     def _call(self, verb: str | Callable[..., Any], *arguments: Any) -> Future[Any]:
         future: Future[Any] = Future()
-        if not self._thread.is_alive():
-            future.set_exception(EngineClosed("the engine is closed"))
-        else:
-            self._loop.inbox.put(Command(verb, arguments, future))
+        with self._idle:
+            if not self._closed:
+                self._loop.inbox.put(Command(verb, arguments, future))
+                return future
+        future.set_exception(EngineClosed("the engine is closed"))
         return future
 
     def _forget(self, stream: Stream) -> None:

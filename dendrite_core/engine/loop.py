@@ -160,12 +160,13 @@ class EngineLoop:
             self._fail([job], ContextLengthExceeded(f"no room in the KV cache for {length} tokens"))
 
     def _drain(self) -> None:
-        """Everything in the inbox; waits for news when there is nothing to run."""
+        """Everything in the inbox; waits for news, or a pin's end, when there is nothing to run."""
         self.book.expire_pins()
         block = not self.scheduler.has_work and self._flight is None
+        patience = self.book.until_a_pin_ends() if block else None
         while True:
             try:
-                item = self.inbox.get(block=block)
+                item = self.inbox.get(block=block, timeout=patience)
             except queue.Empty:
                 return
             block = False
@@ -230,6 +231,7 @@ class EngineLoop:
     def _fail_step(self, step: Step, error: Exception) -> None:
         log.exception("a step failed; its %d sequences end, the engine goes on", len(step.rows))
         self._fail(self._jobs_of(step.rows), SequenceFailed(f"the forward pass failed: {error}"))
+        self.scheduler.give_up(step)
 
     def _start_masks(self, step: Step) -> Callable[[], TokenMasks] | None:
         """Let grammars say what may come next while the model runs; the masks, to be asked for after it."""

@@ -12,7 +12,7 @@ import pytest
 from dendrite_core import Engine, SamplingParams
 from dendrite_core.cache.branch import Branch
 from dendrite_core.cache.invariants import check
-from dendrite_core.errors import SequenceFailed
+from dendrite_core.errors import EngineClosed, SequenceFailed
 
 MakeEngine = Callable[..., Engine]
 
@@ -106,3 +106,32 @@ def test_a_fault_in_the_loop_ends_requests_and_not_the_engine(make_engine: MakeE
         engine.generate([5, 6, 7], params)
     assert len(engine.generate([5, 6, 7], params).choices[0].token_ids) == 30
     assert engine.in_flight == 0
+
+
+def test_what_is_asked_during_the_last_step_is_answered(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine()
+    run, is_last, go_on = engine._loop.runner.run, threading.Event(), threading.Event()
+
+    def slow(*arguments: object) -> object:
+        if engine._loop._stopping:
+            is_last.set()
+            go_on.wait(10)
+        return run(*arguments)
+
+    monkeypatch.setattr(engine._loop.runner, "run", slow)
+    stream = engine.submit(
+        engine._request([1, 2], SamplingParams(max_tokens=200, ignore_eos=True), 1, None, None)
+    )
+    name = stream.wait_started().branch_ids[0]
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    assert is_last.wait(10)
+    late = engine.describe(name)
+    with pytest.raises(EngineClosed):
+        engine.submit(stream.request)
+    go_on.set()
+    closing.join()
+    with pytest.raises(EngineClosed):
+        late.result(timeout=5)

@@ -88,3 +88,28 @@ def test_a_bad_schema_is_refused_before_anything_runs(engine: Engine) -> None:
     with pytest.raises(RequestError, match="uniqueItems"):
         engine.generate("x", schema({"type": "array", "uniqueItems": True}))
     assert engine.in_flight == 0
+
+
+def test_an_idle_fork_stays_in_the_structure_of_its_origin(engine: Engine) -> None:
+    half = engine.generate("a tree: ", schema(OBJECT, max_tokens=6))
+    fork = engine.fork(half.branch_id).result()[0]
+    rest = [engine.generate("", schema(OBJECT), parent_id=parent).text for parent in (half.branch_id, fork)]
+    assert rest[0] == rest[1]
+    assert json.loads(half.text + rest[1])["kind"] in ("leaf", "branch")
+
+
+def test_a_structure_goes_on_after_its_grammar_was_compiled_anew(engine: Engine) -> None:
+    """Only so many compiled grammars are kept; which object stands for one is no question of the text."""
+    half = engine.generate("a tree: ", schema(OBJECT, max_tokens=6))
+    for count in range(1, 300):
+        engine.grammars.compile(GrammarSpec(kind="regex", source=f"a{{{count}}}"))
+    rest = engine.generate("", schema(OBJECT), parent_id=half.branch_id)
+    assert json.loads(half.text + rest.text)["kind"] in ("leaf", "branch")
+
+
+@pytest.mark.parametrize("name", ["allowed_token_ids", "stop_token_ids"])
+@pytest.mark.parametrize("token", [-1, 10**9])
+def test_a_token_that_does_not_exist_is_refused_by_field(engine: Engine, name: str, token: int) -> None:
+    with pytest.raises(RequestError) as caught:
+        engine.generate("x", SamplingParams(max_tokens=2, min_tokens=1, **{name: (token,)}))
+    assert caught.value.param == name

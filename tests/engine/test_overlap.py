@@ -171,6 +171,25 @@ def test_a_failed_step_ends_its_rows_and_what_was_launched_after_it(
     assert second.reasons == ["length", "length"]
 
 
+def test_what_a_failed_step_did_not_copy_is_computed_again(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first step of siblings copies the page they share; one that fails before leaves none behind."""
+    loop = Turned(**settings(checkpoint), overlap=False)
+    failed = ask(loop, list(range(5, 30)), n=2, max_tokens=8, temperature=0)
+    while failed.started is None:
+        loop.turn()
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.loop.runner.store, "copy_pages", lambda copies: 1 / len(copies) and 1 / 0)
+        loop.turn()
+    assert "division" in str(failed.error)
+    params = failed.request.params
+    for name in failed.started.branch_ids:
+        child = loop.submit(Request(request_id="c", prompt=(9,), params=params, parent_id=name))
+        loop.finish()
+        assert child.tokens == alone(child, Turned(**settings(checkpoint), overlap=False)).tokens
+
+
 def test_the_context_ends_where_the_model_does(checkpoint: Checkpoint) -> None:
     loop = Turned(**settings(checkpoint), overlap=True)
     seen = ask(loop, [7] * (MAX_POSITION - 10), max_tokens=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -181,3 +182,28 @@ def test_pins_give_way_rather_than_fail_a_request(make_engine: MakeEngine) -> No
         made = engine.generate(tokens(60, seed=seed), params())
         engine.update(made.branch_id, pinned=True).result()
     assert len(engine.generate(tokens(200, seed=9), params()).choices[0].token_ids) == 8
+
+
+def test_an_end_token_of_the_prompt_itself_is_kept_for_later_siblings(make_engine: MakeEngine) -> None:
+    """Only an end that was drawn is dropped by a text that goes on."""
+    engine = make_engine()
+    (end,) = engine.tokenizer.eos_ids
+    first = engine.generate([5, 6, 7, end], params())
+    empty = engine.generate([5, 6, 7, end], params(max_tokens=0))
+    for parent in (first.started.prompt_branch_id, empty.branch_id, *engine.fork(empty.branch_id).result()):
+        more = engine.generate("", params(), parent_id=parent)
+        assert more.usage.prompt_tokens == 4
+        assert more.choices[0].token_ids == first.choices[0].token_ids
+
+
+def test_a_pin_ends_in_time_though_nothing_happens(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    name = engine.generate([5, 6], params()).branch_id
+    watch = engine.watch(threading.Event().set).result()
+    engine.update(name, pinned=True, ttl=1e300).result()
+    engine.update(name, pinned=True, ttl=0.3).result()
+    engine.news(watch).result()
+    woken = threading.Event()
+    watch._wake = woken.set
+    assert woken.wait(5)
+    assert [one.info.pinned for one in engine.news(watch).result().branches] == [False]
