@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -96,6 +97,36 @@ def test_what_many_rows_share_goes_through_wide_tiles() -> None:
     assert tree.step.plan.has_wide
 
 
+def test_where_hoppers_wide_tiles_do_not_compile_plain_ones_attend(caplog: pytest.LogCaptureFixture) -> None:
+    from triton.compiler import CompilationError
+
+    class Refused:
+        """A kernel of a Triton that has renamed what it calls."""
+
+        attend_wide: ClassVar[Any] = {}
+
+    class Launch:
+        def __call__(self, *_: object, **__: object) -> None:
+            raise CompilationError("", None, "no such builtin")
+
+    shape, forest = SHAPES["one group"], Forest(PAGE, PAGES, 1, scattered=True)
+    root = forest.open()
+    forest.step({root: 700})
+    for _ in range(79):
+        forest.fork(root)
+    batch, store = forest.step(dict.fromkeys(forest.rows, 1)), store_of(shape, torch.float32)
+    Refused.attend_wide[(132,)] = Launch()
+    tree, given = FewPrograms(shape, store), inputs(shape, 80, torch.float32)
+    results = []
+    for kernel in (None, Refused):
+        tree.wide_kernel = kernel
+        tree.plan(ForwardBatch.build(batch, CPU))
+        results.append(tree.attend(0, *given))
+    assert torch.equal(*results)
+    assert tree.wide_kernel is None
+    assert "plain wide tiles" in caplog.text
+
+
 def test_a_token_below_slot_zero_attends_and_is_stored_nowhere() -> None:
     """As the deterministic mode fills its blocks up: the last token again, which writes nothing."""
     shape, forest = SHAPES["grouped"], grown(4, 3, 50)
@@ -117,8 +148,9 @@ def test_a_token_below_slot_zero_attends_and_is_stored_nowhere() -> None:
     assert torch.equal(store.data, stored)
 
 
-def test_on_a_grid_a_row_does_not_depend_on_its_siblings() -> None:
-    shape, forest = SHAPES["grouped"], grown(7, 12, 150)
+@pytest.mark.parametrize("name", ["grouped", "windowed"])
+def test_on_a_grid_a_row_does_not_depend_on_its_siblings(name: str) -> None:
+    shape, forest = SHAPES[name], grown(7, 12, 150)
     batch = forest.step(dict.fromkeys(forest.rows, 1))
     store = store_of(shape, torch.float32)
     q, k, v = inputs(shape, 12, torch.float32)

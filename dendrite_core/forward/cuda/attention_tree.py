@@ -8,6 +8,7 @@ arithmetic and what is bound by memory share every multiprocessor.
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from dendrite_core.forward.batch import ForwardBatch
 from dendrite_core.forward.cuda.device_plan import DevicePlan, fresh
 from dendrite_core.forward.cuda.work_list import Tiles, plan
 from dendrite_core.forward.kv_store import KVStore
+
+log = logging.getLogger("dendrite.forward")
 
 _HEADS_AT_ONCE = 8
 _FEW_QUERIES = 8
@@ -203,12 +206,17 @@ class TreeAttention:
         assert self.step is not None
         plan, shape = self.step.plan, self.shape
         if self.wide_kernel is not None and window is None:
-            self.wide_kernel.attend_wide[(132,)](
-                plan.counts, plan.wide, *self._pointers(layer, q, out),
-                shape.heads, shape.group, shape.head_dim, *self._pages(), *_WIDE_TILE,
-                num_warps=4,
-            )  # fmt: skip
-            return
+            try:
+                self.wide_kernel.attend_wide[(132,)](
+                    plan.counts, plan.wide, *self._pointers(layer, q, out),
+                    shape.heads, shape.group, shape.head_dim, *self._pages(), *_WIDE_TILE,
+                    num_warps=4,
+                )  # fmt: skip
+                return
+            except self.tree.CompilationError as error:
+                # Gluon is still changing from one Triton to the next.
+                log.warning("attention: plain wide tiles, as this Triton does not take Hopper's: %s", error)
+                self.wide_kernel = None
         tile = (128, 64, 3) if self.half else (64, 32, 2)
         self._plain(layer, q, out, window, 132, (0, 64, 2), tile, False, 8, {})
 

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.compiler import CompilationError
+
+__all__ = ["CompilationError", "attend", "merge"]
 
 # A finite stand-in for minus infinity: the difference of two of them is a number.
 NOTHING = tl.constexpr(-1.0e30)

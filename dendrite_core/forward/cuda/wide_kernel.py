@@ -24,6 +24,9 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 NOTHING = gl.constexpr(-1.0e30)
+# What Triton 3.6 and 3.9 call by different names.
+meet = gl.thread_barrier if hasattr(gl, "thread_barrier") else gl.barrier
+bring = async_copy.async_load if hasattr(async_copy, "async_load") else async_copy.async_copy_global_to_shared
 
 
 @gluon.jit
@@ -66,10 +69,10 @@ def _load(
             slot = done % DEPTH
             free = (done // DEPTH + 1) & 1
             mbarrier.wait(k_empty.index(slot), free)
-            async_copy.async_copy_global_to_shared(k_ring.index(slot), k_head + at)
+            bring(k_ring.index(slot), k_head + at)
             async_copy.mbarrier_arrive(k_full.index(slot), increment_count=False)
             mbarrier.wait(v_empty.index(slot), free)
-            async_copy.async_copy_global_to_shared(v_ring.index(slot), v_head + at)
+            bring(v_ring.index(slot), v_head + at)
             async_copy.mbarrier_arrive(v_full.index(slot), increment_count=False)
             done += 1
 
@@ -158,7 +161,7 @@ def _attend(
             dim = gl.arange(0, D, gl.SliceLayout(0, COPY))
             tile.store(gl.load(q + q_at[:, None] + dim[None, :], mask=listed[:, None], other=0.0))
             fence_async_shared()
-            gl.thread_barrier()
+            meet()
 
             row = WHO * HALF + gl.arange(0, HALF, gl.SliceLayout(1, SCORES))
             valid = row // GROUP < count
