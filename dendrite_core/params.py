@@ -22,7 +22,8 @@ class GrammarSpec:
     """A constraint on the generated text.
 
     `kind` is json_schema, json_object, regex, lark, grammar (GBNF or Lark), choice (a JSON list) or
-    structural_tag (JSON, in vLLM's shape). `param` is the field that errors in `source` are about.
+    structural_tag (JSON, in vLLM's shape). `param` is the field that errors in `source` are about; two
+    specs that differ in it only are equal.
 
     >>> held = SamplingParams(temperature=0, grammar=GrammarSpec(kind="regex", source="[a-f]{8}"))
     >>> len(engine.generate("Hello", held).text)
@@ -31,7 +32,7 @@ class GrammarSpec:
 
     kind: str
     source: str
-    param: str = "response_format"
+    param: str = field(default="response_format", compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +81,8 @@ class SamplingParams:
         _within("min_p", self.min_p, 0.0, 1.0)
         _within("presence_penalty", self.presence_penalty, -2.0, 2.0)
         _within("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
-        _within("repetition_penalty", self.repetition_penalty, 0.0, 2.0, low_open=True)
+        # Far below it float32 has no number for what the logits become.
+        _within("repetition_penalty", self.repetition_penalty, 1e-6, 2.0)
         _at_least("top_k", self.top_k, 1)
         _at_least("max_tokens", self.max_tokens, 0)
         _at_least("min_tokens", self.min_tokens, 0)

@@ -18,6 +18,7 @@ from dendrite_server.app import create_app
 from dendrite_server.arguments import engine_config, parse_arguments, server_config
 from dendrite_server.config import ServerConfig
 from dendrite_server.service import Service
+from dendrite_server.transport import HttpProtocol
 
 log = logging.getLogger("dendrite.server")
 
@@ -44,6 +45,7 @@ def serve(engine: Engine, config: ServerConfig, *, access_log: bool = False) -> 
     app: Any = create_app(engine, config)
     settings = uvicorn.Config(
         app,
+        http=HttpProtocol,
         host=config.host,
         port=config.port,
         access_log=access_log,

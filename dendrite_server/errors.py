@@ -35,6 +35,12 @@ class BodyTooLarge(RequestError):
     code = "request_too_large"
 
 
+class InvalidHttp(RequestError):
+    """What arrived is no request at all."""
+
+    code = "invalid_http"
+
+
 class Unauthorized(RequestError):
     """No API key, or a wrong one."""
 

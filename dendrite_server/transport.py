@@ -15,8 +15,12 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from dendrite_server.errors import BodyTooLarge, error_frame, report
+from dendrite_core.errors import RequestError
+from dendrite_server.errors import BodyTooLarge, InvalidHttp, error_body, error_frame, report
+from dendrite_server.protocol.identity import new_request_id
+from dendrite_server.protocol.response import encode_json
 
 T = TypeVar("T")
 
@@ -27,6 +31,22 @@ PING = b": keep-alive\n\n"
 
 class ClientGone(Exception):
     """The client hung up; nobody is left to answer."""
+
+
+class HttpProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    """uvicorn's, but what is no HTTP gets an error in OpenAI's shape as well, not plain text."""
+
+    def send_400_response(self, msg: str) -> None:
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or not cycle.response_started:
+            self.transport.write(_refusal(InvalidHttp(msg)))
+        self.transport.close()
+
+
+def _refusal(error: RequestError) -> bytes:
+    body = encode_json(error_body(error)).encode()
+    head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close"
+    return f"HTTP/1.1 400 Bad Request\r\n{head}\r\nx-request-id: {new_request_id()}\r\n\r\n".encode() + body
 
 
 async def read_body(request: Request, limit: int) -> bytes:

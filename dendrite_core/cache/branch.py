@@ -167,6 +167,18 @@ class Records:
                 del link.parent.children[link.id]
             link = link.parent
 
+    def with_past(self, id: int) -> Branch | None:
+        """The branch of that id, also one that was released and lives on as the past of others."""
+        if id in self.by_id:
+            return self.by_id[id]
+        for branch in self.by_id.values():
+            past = branch.parent
+            while past is not None and past.id not in self.by_id:
+                if past.id == id:
+                    return past
+                past = past.parent
+        return None
+
     def expirable(self, used_since: int) -> list[Branch]:
         """The excess over the limit and an eighth more of what nobody needs, least recently used first.
 

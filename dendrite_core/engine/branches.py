@@ -90,17 +90,18 @@ class BranchBook:
 
     def find(self, name: str, param: str = "parent_id") -> Branch:
         """The branch of that name. Raises `BranchNotFound`."""
-        branch = self._lookup(name, "branch_")
+        id = self._id(name, "branch_")
+        branch = None if id is None else self.cache.lookup(id)
         if branch is None:
             raise BranchNotFound(f"no branch '{name}' on this server", param=param)
         return branch
 
-    def _lookup(self, name: str, prefix: str) -> Branch | None:
+    def _id(self, name: str, prefix: str) -> int | None:
         head = prefix + self._boot
         if (old := self._old_ids.get(name.removeprefix(prefix))) is not None:
-            return self.cache.lookup(old) if name.startswith(prefix) else None
+            return old if name.startswith(prefix) else None
         try:
-            return self.cache.lookup(int(name[len(head) :], 16)) if name.startswith(head) else None
+            return int(name[len(head) :], 16) if name.startswith(head) else None
         except ValueError:
             return None
 
@@ -275,7 +276,8 @@ class BranchBook:
 
     def describe_tree(self, name: str) -> list[BranchInfo]:
         """All branches of a tree, parents before children. Raises `BranchNotFound`."""
-        root = self._lookup(name, "tree_")
+        id = self._id(name, "tree_")
+        root = None if id is None else self.cache.records.with_past(id)
         if root is None or root.parent is not None:
             raise BranchNotFound(f"no tree '{name}' on this server", param="tree_id")
         return [self._info(branch) for branch in root.subtree() if self.cache.lookup(branch.id)]

@@ -34,6 +34,7 @@ from dendrite_core.errors import (
     BranchNotFound,
     ContextLengthExceeded,
     DendriteError,
+    EngineClosed,
     SequenceFailed,
 )
 from dendrite_core.forward.runner import Runner
@@ -100,7 +101,7 @@ class EngineLoop:
             except Exception as error:
                 log.exception("a fault outside any sequence; all that is in flight ends")
                 self._give_up(SequenceFailed(f"internal error: {error}"))
-        self._give_up(SequenceFailed("the engine was closed"))
+        self._give_up(EngineClosed("the engine was closed before this had ended"))
         self.book.watches.wake()
 
     def _give_up(self, error: Exception) -> None:

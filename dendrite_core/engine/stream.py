@@ -25,7 +25,7 @@ Message = Started | Progress | Exception
 class Stream:
     """Messages of one request: `Started` first, then `Progress` until one carries `usage`.
 
-    Iterating raises what ended the request early: `RequestError` or `SequenceFailed`.
+    Iterating raises what ended the request early: `RequestError`, `SequenceFailed` or `EngineClosed`.
     """
 
     def __init__(

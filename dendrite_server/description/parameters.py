@@ -53,7 +53,7 @@ SAMPLING: Table = {
     "min_p": {"type": "number", "minimum": 0, "maximum": 1},
     "min_tokens": FROM_ZERO,
     "presence_penalty": PENALTY,
-    "repetition_penalty": {"type": "number", "exclusiveMinimum": 0, "maximum": 2},
+    "repetition_penalty": {"type": "number", "minimum": 1e-6, "maximum": 2},
     "seed": INTEGER,
     "skip_special_tokens": BOOLEAN,
     "stop": {"anyOf": [STOP_TEXT, list_of(STOP_TEXT, maxItems=MAX_STOP_STRINGS)]},

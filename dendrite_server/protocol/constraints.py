@@ -43,24 +43,24 @@ def _response_format(fields: Fields) -> Iterator[GrammarSpec]:
     if wanted is None:
         return
     wanted.require("type")
-    kind = wanted.choice("type", _FORMATS)
+    kind, path = wanted.choice("type", _FORMATS), fields.path("response_format")
     if kind == "json_object":
-        yield GrammarSpec(kind="json_schema", source=_ANY_OBJECT, param="response_format")
+        yield GrammarSpec(kind="json_schema", source=_ANY_OBJECT, param=path)
     elif kind == "json_schema":
         yield _json_schema(wanted)
     elif kind == "structural_tag":
         tag = {name: wanted.take(name) for name in ("structures", "triggers", "format")}
         given = {name: value for name, value in tag.items() if value is not None}
-        yield _structural_tag("response_format", given)
+        yield _structural_tag(path, given)
     elif kind != "text":
-        raise unsupported("response_format", "Write a grammar into 'structured_outputs.grammar'.")
+        raise unsupported(path, "Write a grammar into 'structured_outputs.grammar'.")
     wanted.finish()
 
 
 def _json_schema(wanted: Fields) -> GrammarSpec:
     """Strict or not, the text fits the schema: nothing is gained by holding to it loosely."""
     wanted.require("json_schema")
-    given = wanted.object("json_schema") or Fields({})
+    given = wanted.object("json_schema") or Fields({}, wanted.path("json_schema"))
     given.require("name")
     given.string("name")
     given.string("description")
@@ -101,7 +101,7 @@ def _structured(fields: Fields) -> Iterator[GrammarSpec]:
         raise unsupported(wanted.path("disable_additional_properties"), "Say it in the schema.")
     wanted.finish()
     if not found:
-        raise missing("structured_outputs.json")
+        raise missing(wanted.path("json"))
     yield from whitespace.applied_to(found)
 
 

@@ -10,10 +10,11 @@ import torch
 from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from dendrite_core.batching.batch import Draw
+from dendrite_core.errors import RequestError
 from dendrite_core.params import SamplingParams
 from dendrite_core.sampling.filters import least_kept
 from dendrite_core.sampling.penalties import TokenMasks
-from dendrite_core.sampling.sampler import Sampler
+from dendrite_core.sampling.sampler import GREEDY_BELOW, Sampler
 from tests.sampling.reference import distribution
 
 SMALL, LARGE = 50, 5003
@@ -265,3 +266,13 @@ def test_tokens_beyond_a_narrow_mask_are_not_allowed() -> None:
     masks = TokenMasks(torch.full((1, 1), -1, dtype=torch.int32), [0] * 100)
     draws = [draw_of(SamplingParams(temperature=2.0), position=position) for position in range(100)]
     assert max(sampler(SMALL).sample(logits_of(1, SMALL), draws, masks).token_ids) < 32
+
+
+@pytest.mark.parametrize("temperature", [GREEDY_BELOW, 0.5, 2.0])
+def test_the_least_penalty_there_is_makes_what_was_said_certain(temperature: float) -> None:
+    logits = torch.linspace(-5.0, 90.0, 40)[None]
+    params = SamplingParams(temperature=temperature, repetition_penalty=1e-6, seed=1)
+    sampled = Sampler(40, "cpu").sample(logits, [Draw(0, params, 1, 0, 0, [25], [])])
+    assert (sampled.token_ids, sampled.faults) == ([25], {})
+    with pytest.raises(RequestError, match="repetition_penalty"):
+        SamplingParams(repetition_penalty=1e-40)

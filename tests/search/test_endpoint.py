@@ -198,6 +198,16 @@ def test_what_an_answer_by_search_has_no_use_for_is_refused(
         ({"budget": {"tokens": 0}}, "budget.tokens"),
         ({"generator": {"type": "sample", "temperature": "hot"}}, "generator.temperature"),
         ({"generator": {"type": "propose"}}, "generator.prompt"),
+        ({"generator": {"structured_outputs": {}}}, "generator.structured_outputs.json"),
+        ({"generator": {"response_format": {"type": "python"}}}, "generator.response_format"),
+        (
+            {"generator": {"response_format": {"type": "structural_tag", "structures": []}}},
+            "generator.response_format.triggers",
+        ),
+        (
+            {"generator": {"response_format": {"type": "json_object"}, "guided_regex": "a"}},
+            "generator.response_format",
+        ),
         ({"evaluator": {"type": "regex", "pattern": "("}}, "evaluator.pattern"),
         ({"evaluator": {"type": "judge", "prompt": "?", "labels": {"a": "b"}}}, "evaluator.labels.a"),
         ({"goal": {}}, "goal.type"),

@@ -18,6 +18,7 @@ from dendrite_core import Engine
 from dendrite_server.app import create_app
 from dendrite_server.config import ServerConfig
 from dendrite_server.service import Service
+from dendrite_server.transport import HttpProtocol
 from tests.checkpoints import make_checkpoint
 
 MODEL = "tiny"
@@ -54,7 +55,9 @@ Serve = Callable[..., Server]
 
 def listen(engine: Engine, config: ServerConfig) -> tuple[uvicorn.Server, threading.Thread]:
     app: Any = create_app(engine, config)
-    settings = uvicorn.Config(app, port=0, log_level="error", lifespan="off", timeout_graceful_shutdown=2)
+    settings = uvicorn.Config(
+        app, http=HttpProtocol, port=0, log_level="error", lifespan="off", timeout_graceful_shutdown=2
+    )
     server = uvicorn.Server(settings)
     thread = threading.Thread(target=server.run)
     thread.start()

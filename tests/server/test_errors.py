@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -241,3 +243,35 @@ def test_the_documentation_has_every_code() -> None:
         assert code is None or f"`{code}`" in text, code
     for name in HARMLESS:
         assert f"`{name}`" in text, name
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"NOT HTTP\r\n\r\n",
+        b"GET /health HTTP/1.1\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nhost: x\r\nbad header\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nhost: x\r\nlong: " + b"x" * 100_000,
+        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nno length\r\n",
+    ],
+    ids=["no request", "no host", "no header", "endless", "no chunk"],
+)
+def test_what_is_no_http_is_answered_like_any_mistake(server: Server, sent: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(sent)
+        answer = HTTPResponse(connection)
+        answer.begin()
+        found = httpx.Response(answer.status, headers=answer.getheaders(), content=answer.read())
+        check(found, 400, BAD, "invalid_http", None)
+        assert connection.recv(1) == b""
+
+
+def test_bytes_after_a_request_do_not_cut_into_its_answer(server: Server) -> None:
+    body = json.dumps({"prompt": "a", "max_tokens": 200, "ignore_eos": True, "stream": True}).encode()
+    head = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(head + body + b"NOT HTTP\r\n\r\n")
+        answer = HTTPResponse(connection)
+        answer.begin()
+        assert answer.status == 200
+        assert answer.read().endswith(b"data: [DONE]\n\n")

@@ -134,6 +134,13 @@ class TestHangUp:
         server.settle("running", 0)
         again = httpx.post(f"{server.url}/v1/completions", json={"parent_id": child["id"], "max_tokens": 2})
         assert again.status_code == 200
+        # The tree has lost its first branches, and not its name.
+        name = child["tree"]["tree_id"]
+        tree = httpx.get(f"{server.url}/v1/trees/{name}").json()
+        assert {one["tree_id"] for one in tree["branches"]} == {name}
+        assert child["choices"][0]["branch_id"] in {one["id"] for one in tree["branches"]}
+        for form in ("svg", "mermaid", "dot"):
+            assert httpx.get(f"{server.url}/v1/trees/{name}?format={form}").status_code == 200
         httpx.delete(f"{server.url}/v1/branches/{child['tree']['prompt_branch_id']}")
 
     def test_a_branch_that_was_deleted_before_does_not_keep_the_others(self, serve: Serve) -> None:
@@ -337,7 +344,7 @@ def test_draining_has_an_end(checkpoint: Path) -> None:
             next(lines)
             served.child.send_signal(signal.SIGTERM)
             events = [line for line in lines if line]
-        assert '"error"' in events[-1]
+        assert '"server_shutting_down"' in events[-1]
         assert served.child.wait(10) == 0
 
 
