@@ -220,6 +220,8 @@ class Scheduler:
         if sequence.wants_scores:
             # Logits exist only where KV is computed, so cached KV of unscored tokens is of no use.
             self.cache.forget(sequence.branch, len(sequence.scored))
+            # What was scored before it was preempted is scored again where its KV went.
+            del sequence.scored[sequence.branch.kv_length :]
         new = self._at_most(sequence, self._share(budget, len(self._waiting) > 1))
         if not new or not self.cache.reserve(sequence.branch, new):
             self.cache.stop(sequence.branch)

@@ -190,6 +190,25 @@ def test_what_a_failed_step_did_not_copy_is_computed_again(
         assert child.tokens == alone(child, Turned(**settings(checkpoint), overlap=False)).tokens
 
 
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_prompt_preempted_while_it_is_scored_has_each_token_scored_once(
+    checkpoint: Checkpoint, overlap: bool
+) -> None:
+    small = settings(checkpoint, num_pages=8, page_size=16, max_batch_tokens=16)
+    loop = Turned(**small, overlap=overlap)
+    older = ask(loop, list(range(5, 67)), max_tokens=50)
+    while not older.tokens[0]:
+        loop.turn()
+    scored = ask(loop, list(range(100, 180)), max_tokens=1, prompt_logprobs=0)
+    loop.finish()
+    want = alone(scored, Turned(**small, overlap=False))
+    assert loop.loop.stats().preemptions > 0
+    assert scored.started is not None
+    assert want.started is not None
+    found, wanted = ([one.logprob for one in seen.started.prompt_logprobs[1:]] for seen in (scored, want))
+    assert found == pytest.approx(wanted, abs=1e-4)
+
+
 def test_the_context_ends_where_the_model_does(checkpoint: Checkpoint) -> None:
     loop = Turned(**settings(checkpoint), overlap=True)
     seen = ask(loop, [7] * (MAX_POSITION - 10), max_tokens=None)
