@@ -178,11 +178,6 @@ class Engine:
         return self._call("stats")
 
     @property
-    def alive(self) -> bool:
-        """Whether its thread runs."""
-        return self._thread.is_alive()
-
-    @property
     def in_flight(self) -> int:
         """Requests submitted and not yet ended."""
         return len(self._open)

@@ -25,8 +25,6 @@ from dendrite_server.trees.label import title_of
 
 # Seconds: how often news is taken, and how long the feed goes on when nobody reads it any more.
 PACE, LINGER = 0.05, 60.0
-# How long the engine may be busy with one step before it is asked whether it lives.
-_LOOK_AGAIN = 5.0
 MAX_GONE = 4096
 
 
@@ -123,7 +121,7 @@ class Feed:
             assert self._watch is not None, "only a feed that has begun can catch up"
             more = True
             while more:
-                news = await self._take(self._watch)
+                news = await asyncio.wrap_future(self._engine.news(self._watch))
                 self._apply(news)
                 more = news.more
             self._announce()
@@ -192,14 +190,6 @@ class Feed:
             await self.catch_up()
             self._settle()
             await asyncio.sleep(PACE)
-
-    async def _take(self, watch: Watch) -> News:
-        """The watcher's news. Raises `EngineClosed`, also where the engine ends without an answer."""
-        asked = asyncio.wrap_future(self._engine.news(watch))
-        while not (await asyncio.wait([asked], timeout=_LOOK_AGAIN))[0]:
-            if not self._engine.alive:
-                raise EngineClosed("the engine is closed")
-        return asked.result()
 
     def _settle(self) -> None:
         if not self._first.done():
