@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,7 @@ class Ran:
     path: str
     folder: Path
     limit: float
+    threads: int
     options: Sequence[str]
     began: float = field(default_factory=time.monotonic)
     row: dict[str, Any] | None = None
@@ -80,7 +81,9 @@ class Ran:
             "-o", f"faulthandler_timeout={STUCK}", f"--junitxml={self.xml}", self.path, *self.options,
         ]  # fmt: skip
         with self.log.open("w") as log:
-            self.process = started(command, stdout=log, stderr=subprocess.STDOUT)
+            # Side by side, files would otherwise wait for each other's threads.
+            few = {"OMP_NUM_THREADS": str(self.threads)}
+            self.process = started(command, few, stdout=log, stderr=subprocess.STDOUT)
 
     def done(self) -> bool:
         """Whether it has ended, by itself or at its limit; then `row` says how."""
@@ -115,15 +118,13 @@ class Ran:
         return lines[-1][-100:] if lines else ""
 
 
-def started(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+def started(
+    command: Sequence[str], environment: Mapping[str, str] | None = None, **options: Any
+) -> subprocess.Popen[bytes]:
     """A process with a group of its own, which can be ended with all that it has started."""
-    environment = {
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        **os.environ,
-        "PYTHONUNBUFFERED": "1",
-    }
-    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **options)
+    quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    env = {**quiet, **(environment or {}), **os.environ}
+    return subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True, **options)
 
 
 def stop(process: subprocess.Popen[bytes]) -> int:
@@ -137,11 +138,11 @@ def test(args: argparse.Namespace) -> int:
     """All files of tests, or this part of them, a few side by side; 1 if anything failed."""
     share, parts = (int(number) for number in args.part.split("/"))
     waiting, running, ended = list(TESTS[share - 1 :: parts]), list[Ran](), list[Ran]()
-    said = time.monotonic()
+    said, threads = time.monotonic(), max(1, (os.cpu_count() or 1) // args.at_once)
     with tempfile.TemporaryDirectory() as folder:
         while waiting or running:
             while waiting and len(running) < args.at_once:
-                running.append(Ran(waiting.pop(0), Path(folder), args.limit, args.pytest))
+                running.append(Ran(waiting.pop(0), Path(folder), args.limit, threads, args.pytest))
             for ran in [ran for ran in running if ran.done()]:
                 running.remove(ran)
                 ended.append(ran)
@@ -224,10 +225,11 @@ def bench(args: argparse.Namespace) -> int:
 
 def _answered(name: str) -> Iterator[Path]:
     facts = record.facts()
-    for path in record.RESULTS.glob(f"{name}-*-{facts['device_tag']}.json"):
-        known = json.loads(path.read_text())
-        if (known["benchmark"], known["commit"]) == (name, facts["commit"]) != (name, "unknown"):
-            yield path
+    for folder in {record.RESULTS, ROOT / "benchmarks" / "results"}:
+        for path in folder.glob(f"{name}-*-{facts['device_tag']}.json"):
+            known = json.loads(path.read_text())
+            if (known["benchmark"], known["commit"]) == (name, facts["commit"]) != (name, "unknown"):
+                yield path
 
 
 def main() -> int:
