@@ -97,13 +97,13 @@ def test_one_row_a_few_and_many_equal_the_plain_pass(family: str) -> None:
 
 def test_rows_grow_fork_and_end_under_one_plan_after_another() -> None:
     both, forest, rng = Both(), Forest(PAGE, PAGES, scattered=True), random.Random(1)
-    both.check(forest.step({forest.open(): 21}))
+    both.check(forest.step({forest.open(): 30}))
     for _ in range(4):
         forest.fork(forest.rows[0])
-    for step in range(14):
+    for step in range(11):
         # Five rows in a bucket of eight: three tokens are computed for nothing.
         both.check(forest.step(dict.fromkeys(forest.rows, 1)))
-        if step == 9:
+        if step == 7:
             forest.close(forest.rows[3])
             forest.fork(rng.choice(forest.rows))
     assert both.runner.plans == 3

@@ -74,7 +74,8 @@ def product(
             more = tl.load(w_at + start + width * K)
             up = tl.dot(more, value, up)
     if BIASED:
-        acc += tl.load(bias + n, mask=in_n & (split == 0), other=0.0).to(tl.float32)[:, None]
+        once = tl.where(split == 0, width, 0)
+        acc += tl.load(bias + n, mask=n < once, other=0.0).to(tl.float32)[:, None]
     if GATED:
         gate = acc.to(x.dtype.element_ty).to(tl.float32)
         acc = gate / (1.0 + tl.exp(-gate)) * up.to(x.dtype.element_ty).to(tl.float32)
@@ -216,4 +217,5 @@ def rotate_and_store(
     tl.store(queries + to, value, mask=inside & is_query)
     place = tl.load(places + token).to(tl.int64)
     to = (head - HEADS).to(tl.int64)[:, None] * head_stride + place * D + dim[None, :]
-    tl.store(keys + to, value, mask=inside & (head >= HEADS)[:, None] & (place >= 0))
+    first = tl.where(place >= 0, HEADS, ALL)
+    tl.store(keys + to, value, mask=inside & (head >= first)[:, None])
