@@ -12,9 +12,10 @@ from typing import Any
 
 from starlette.requests import Request
 
-from dendrite_core.errors import RequestError
+from dendrite_core.errors import EngineClosed, RequestError
 from dendrite_server.config import ServerConfig
 from dendrite_server.errors import NotFound
+from dendrite_server.responses.body import UNFINISHED, failure_of
 from dendrite_server.responses.items import Item, owner_digits
 from dendrite_server.store import Disk, Record, Store
 
@@ -53,6 +54,16 @@ class Archive:
         self.responses = Store("response", **bounds, shared=frozenset({"context"}))
         self.conversations = Store("conversation", **bounds)
         self.completions = Store("completion", **bounds)
+        self._end_what_was_cut_off()
+
+    def _end_what_was_cut_off(self) -> None:
+        """Nobody goes on with what a process before this one was making in the background."""
+        ending = failure_of(EngineClosed("the server ended before this response did"))
+        for record in self.responses:
+            body = record["body"]
+            if body["status"] in UNFINISHED:
+                ended = {**body, "status": ending.status, "error": ending.error}
+                self.responses.put(body["id"], {**record, "body": ended})
 
     # Records by id.
 
@@ -87,7 +98,7 @@ class Archive:
         if record is None:
             message = f"Previous response with id '{id}' not found."
             raise RequestError(message, param="previous_response_id", code="previous_response_not_found")
-        if record["body"]["status"] in ("queued", "in_progress"):
+        if record["body"]["status"] in UNFINISHED:
             message = f"Previous response '{id}' is still being generated."
             raise RequestError(message, param="previous_response_id")
         items = (*record["context"], *record["input"], *record["body"]["output"])

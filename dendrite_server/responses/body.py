@@ -30,6 +30,9 @@ _NEVER_SET = (
 )
 
 
+UNFINISHED = ("queued", "in_progress")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
     """How a response stands or ended: its status, and what explains it. `thought`: tokens of reasoning."""
@@ -42,7 +45,7 @@ class Ending:
 
     @property
     def final(self) -> bool:
-        return self.status not in ("queued", "in_progress")
+        return self.status not in UNFINISHED
 
 
 IN_PROGRESS = Ending(status="in_progress")

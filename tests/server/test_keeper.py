@@ -135,3 +135,19 @@ def test_trees_that_a_full_disk_did_not_take_are_written_once_there_is_room(
         assert keeper.restored == 40
         assert [engine.describe(name).result().length for name in kept] == [1003] * 20
         keeper.close()
+
+
+def test_a_background_response_that_was_cut_off_has_failed(start: Start) -> None:
+    server = start()
+    ask = {"model": "tiny", "input": "one two", "background": True, "extra_body": {"ignore_eos": True}}
+    cut = server.client.responses.create(**ask, max_output_tokens=1900)  # type: ignore[call-overload]
+    assert cut.status in ("queued", "in_progress")
+    server.end(signal.SIGKILL)
+
+    server = start()
+    found = server.client.responses.retrieve(cut.id)
+    assert found.status == "failed"
+    assert found.error is not None
+    assert found.error.code == "server_error"
+    after = server.client.responses.create(model="tiny", input="three", previous_response_id=cut.id)
+    assert after.status in ("completed", "incomplete")
