@@ -129,6 +129,8 @@ class BranchBook:
             shared = 0
         else:
             parent = self.find(request.parent_id)
+            if request.namespace not in ((), parent.namespace):
+                raise RequestError("a branch goes on under the salt it was made with", param="cache_salt")
             shared = self._fork_point(parent, request.parent_offset, continues=not request.prompt)
             branch = self.cache.fork(parent, shared)
             branch.extend(self._after_parent(branch, request))
@@ -182,7 +184,7 @@ class BranchBook:
         context, wanted = self.config.max_model_len, request.params.max_tokens
         if length + (1 if wanted is None else wanted) <= context:
             return context - length if wanted is None else wanted
-        self._unhold(branch)
+        branch.holds -= 1
         self.cache.release(branch)
         asked = f" and {wanted} completion tokens" if wanted else ""
         raise ContextLengthExceeded(
@@ -251,7 +253,7 @@ class BranchBook:
         record = self._record(sequence.branch)
         record.sequence = None
         record.finish_reason = finish_reason
-        self._unhold(sequence.branch)
+        sequence.branch.holds -= 1
         self.watches.changed(sequence.branch)
 
     # What callers may ask of branches.
@@ -404,9 +406,6 @@ class BranchBook:
     def _hold(self, branch: Branch, record: Record) -> None:
         branch.record = record
         branch.holds += 1
-
-    def _unhold(self, branch: Branch) -> None:
-        branch.holds -= 1
 
 
 def _root(branch: Branch) -> Branch:

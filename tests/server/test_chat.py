@@ -200,6 +200,16 @@ def test_a_salt_separates_caches(client: openai.OpenAI) -> None:
     assert cached("b") == 0
 
 
+def test_a_branch_goes_on_under_its_own_salt_or_none(client: openai.OpenAI, http: httpx.Client) -> None:
+    made = http.post("/v1/completions", json={"prompt": "a b", "max_tokens": 2, "cache_salt": "a"}).json()
+    on = {"parent_id": made["id"], "max_tokens": 2}
+    for fits in ({}, {"cache_salt": "a"}):
+        assert http.post("/v1/completions", json={**on, **fits}).status_code == 200
+    refused = http.post("/v1/completions", json={**on, "cache_salt": "b"})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "cache_salt"
+
+
 def test_unicode_comes_in_whole(client: openai.OpenAI, server: Server) -> None:
     text = "Grüße, 木と枝, 🌳\u2028\x85"
     messages: Any = [{"role": "user", "content": text}]
