@@ -38,6 +38,8 @@ def test_every_file_is_run_and_told_of(
 def test_parts_share_the_files_and_join_what_they_find() -> None:
     parts = [gpu.TESTS[share::2] for share in range(2)]
     assert sorted(path for part in parts for path in part) == sorted(gpu.TESTS)
+    of_gpu = {f"tests/gpu/{path.name}" for path in (gpu.ROOT / "tests" / "gpu").glob("test_*.py")}
+    assert of_gpu <= set(gpu.TESTS)
     facts = {"commit": "abc", "date": "2026-01-01"}
     one = gpu.joined(None, facts, [{"file": "a"}, {"file": "b"}], ["b::test_x"])
     both = gpu.joined(one, facts, [{"file": "c"}], ["c::test_y"])
