@@ -23,7 +23,7 @@ def test_every_file_is_run_and_told_of(
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(gpu, "TESTS", [str(tmp_path / name) for name in FILES])
-    asked = argparse.Namespace(part="1/1", at_once=2, limit=8.0, pytest=[])
+    asked = argparse.Namespace(part="1/1", at_once=4, limit=20.0, pytest=[])
     assert gpu.test(asked) == 1
     told = capsys.readouterr().out
     assert "two is not one" in told
