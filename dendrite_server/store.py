@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dendrite_core.errors import RequestError
 from dendrite_server.protocol.response import encode_json
 
 log = logging.getLogger("dendrite.server")
@@ -110,13 +111,19 @@ class Store:
 
 
 class Disk:
-    """A SQLite file behind the stores. A crash may cost the last few records, never the file."""
+    """A SQLite file behind the stores. A crash may cost the last few records, never the file.
+
+    Raises `RequestError` where there can be no such file.
+    """
 
     def __init__(self, path: str) -> None:
-        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._database.execute("PRAGMA journal_mode=WAL")
-        self._database.execute("PRAGMA synchronous=OFF")
-        self._database.execute(_TABLE)
+        try:
+            self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=OFF")
+            self._database.execute(_TABLE)
+        except sqlite3.Error as error:
+            raise RequestError(f"store_path {path!r} cannot be used: {error}", param="store_path") from error
         self.close = weakref.finalize(self, self._database.close)
         self._clock = self._database.execute("SELECT coalesce(max(used), 0) FROM records").fetchone()[0]
 

@@ -357,6 +357,17 @@ def test_a_model_that_is_not_there(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize("path", ["none/kept.sqlite", "text", "."])
+def test_a_store_that_cannot_be(checkpoint: Path, tmp_path: Path, path: str) -> None:
+    (tmp_path / "text").write_text("no database, whatever its name says")
+    command = [sys.executable, "-m", "dendrite_server", "--model", str(checkpoint), "--num-pages", "64"]
+    command += ["--port", "0", "--store-path", str(tmp_path / path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 1
+    assert "store_path" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_options_become_settings() -> None:
     line = "serve m --kv-cache-memory 1.5G --page-size 32 --max-num-seqs 7"
     arguments = parse_arguments(f"{line} --api-key k --host ::1 --max-body-size 64k".split())
