@@ -15,6 +15,19 @@ ATTENTION_BACKENDS = ("auto", "tree", "flashinfer")
 DEFAULT_CPU_KV_BYTES = 1 << 30
 
 
+_COUNTS = (
+    "num_pages",
+    "kv_cache_bytes",
+    "max_model_len",
+    "max_rows",
+    "max_batch_tokens",
+    "max_waiting",
+    "max_children",
+    "max_branches",
+    "threads",
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
     """What is asked of an engine.
@@ -49,8 +62,9 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if self.page_size not in PAGE_SIZES:
             raise RequestError(f"page_size must be one of {PAGE_SIZES}", param="page_size")
-        for name in ("max_rows", "max_waiting", "max_children", "max_branches"):
-            if getattr(self, name) < 1:
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if value is not None and value < 1:
                 raise RequestError(f"{name} must be at least 1", param=name)
         if self.attention_backend not in ATTENTION_BACKENDS:
             raise RequestError(

@@ -28,11 +28,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=arguments.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
     try:
+        config = server_config(arguments)
         with Engine(engine_config(arguments)) as engine:
             # What was loaded lives as long as the process; the collector need not walk it at every turn.
             gc.collect()
             gc.freeze()
-            serve(engine, server_config(arguments), access_log=arguments.access_log)
+            serve(engine, config, access_log=arguments.access_log)
     except DendriteError as error:
         print(f"dendrite: cannot serve {arguments.model or 'the embedded model'}: {error}", file=sys.stderr)
         return 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from dendrite_core.errors import RequestError
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
@@ -18,7 +20,7 @@ class ServerConfig:
     requests are refused ("refuse"), or left out and named in a `warnings` header ("warn").
     `tool_call_parser` names how the model writes tool calls; None reads it off its chat template.
     `trust_request_chat_template` lets requests bring their own: whoever may send one can make the server
-    compute for as long as they like.
+    compute for as long as they like. Raises `RequestError`, naming the setting.
     """
 
     host: str = "127.0.0.1"
@@ -35,3 +37,12 @@ class ServerConfig:
     unknown_fields: Literal["refuse", "warn"] = "refuse"
     tool_call_parser: str | None = None
     trust_request_chat_template: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port < 1 << 16:
+            raise RequestError(f"port must be in [0, {(1 << 16) - 1}]", param="port")
+        for name in ("max_body_bytes", "keep_alive", "patience", "store_count", "store_bytes"):
+            if not getattr(self, name) > 0:
+                raise RequestError(f"{name} must be greater than 0", param=name)
+        if not self.drain_timeout >= 0:
+            raise RequestError("drain_timeout must be at least 0", param="drain_timeout")

@@ -23,6 +23,7 @@ import openai
 import pytest
 
 from benchmarks.event_stream import CONTESTANTS, FRAME, body_of, frames_of
+from dendrite_core.errors import RequestError
 from dendrite_server.arguments import engine_config, parse_arguments, server_config
 from dendrite_server.config import ServerConfig
 from dendrite_server.transport import EventStream
@@ -366,6 +367,28 @@ def test_a_store_that_cannot_be(checkpoint: Path, tmp_path: Path, path: str) -> 
     assert ended.returncode == 1
     assert "store_path" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "param"),
+    [
+        *[(f"--{name}", value, param) for value in ("0", "-5") for name, param in (
+            ("num-pages", "num_pages"), ("max-model-len", "max_model_len"), ("threads", "threads"),
+            ("max-num-batched-tokens", "max_batch_tokens"), ("keep-alive", "keep_alive"),
+            ("patience", "patience"), ("max-body-size", "max_body_bytes"),
+        ) if (name, value) != ("max-body-size", "-5")],
+        ("--drain-timeout", "-1", "drain_timeout"),
+        ("--keep-alive", "nan", "keep_alive"),
+        ("--port", "65536", "port"),
+    ],
+)  # fmt: skip
+def test_an_option_out_of_range_is_named_and_not_taken_for_the_default(
+    option: str, value: str, param: str
+) -> None:
+    arguments = parse_arguments(["serve", "m", f"{option}={value}"])
+    with pytest.raises(RequestError) as caught:
+        (engine_config(arguments), server_config(arguments))
+    assert caught.value.param == param
 
 
 def test_options_become_settings() -> None:
