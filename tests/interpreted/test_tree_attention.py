@@ -12,7 +12,9 @@ from dendrite_core.batching.batch import Batch
 from dendrite_core.cache.page_table import spans
 from dendrite_core.forward.attention import AttentionShape, DenseAttention
 from dendrite_core.forward.batch import ForwardBatch
+from dendrite_core.forward.cuda.attention_tree import TreeAttention
 from dendrite_core.forward.kv_store import KVStore
+from dendrite_core.models.cuda.card import Card
 from tests.forward.forest import Forest
 from tests.interpreted.conftest import FewPrograms
 
@@ -95,6 +97,28 @@ def test_what_many_rows_share_goes_through_wide_tiles() -> None:
     tree = compare(forest.step(dict.fromkeys(forest.rows, 1)), SHAPES["one group"], torch.float32)
     assert tree.step is not None
     assert tree.step.plan.has_wide
+
+
+@pytest.mark.parametrize(
+    ("shared", "head_dim", "dtype", "wide"),
+    [
+        (232_448, 128, torch.float16, 3),
+        (232_448, 256, torch.float16, 2),
+        (232_448, 256, torch.float32, 2),
+        (101_376, 128, torch.float16, 2),
+        (101_376, 256, torch.float16, 0),
+    ],
+)
+def test_tiles_fit_into_the_shared_memory_of_the_card(
+    shared: int, head_dim: int, dtype: torch.dtype, wide: int
+) -> None:
+    """For Hopper 128 rows compile to 131,072 bytes with heads of 128, to 262,144 with heads of 256."""
+    shape = AttentionShape(8, 2, head_dim, 1.0, [None])
+    tree = TreeAttention(shape, KVStore(1, 2, PAGE, 2, head_dim, dtype))
+    tree.card = Card(early=False, wgmma=False, shared=shared)
+    rows, tokens, most = (128, 64, 3) if dtype == torch.float16 else (64, 32, 2)
+    assert tree._stages(rows, tokens, most) == wide
+    assert bool(tree.tiles(64).wide) == bool(wide)
 
 
 def test_where_hoppers_wide_tiles_do_not_compile_plain_ones_attend(caplog: pytest.LogCaptureFixture) -> None:

@@ -22,6 +22,7 @@ from dendrite_core.forward.batch import ForwardBatch
 from dendrite_core.forward.cuda.device_plan import DevicePlan, fresh
 from dendrite_core.forward.cuda.work_list import Tiles, plan
 from dendrite_core.forward.kv_store import KVStore
+from dendrite_core.models.cuda.card import card_of
 
 log = logging.getLogger("dendrite.forward")
 
@@ -57,7 +58,7 @@ def rotate_and_store(
     """Rotate and store keys and values in one layer of the store; rotated queries `[T, heads * d]`."""
     from dendrite_core.models.cuda import kernels
 
-    pdl = keys.is_cuda
+    pdl = card_of(keys.device).early
     heads, (tokens, width) = shape.heads + 2 * shape.kv_heads, qkv.shape[-2:]
     q = torch.empty(tokens, shape.heads * shape.head_dim, dtype=keys.dtype, device=keys.device)
     kernels.rotate_and_store[(tokens, -(-heads // _HEADS_AT_ONCE))](
@@ -83,28 +84,27 @@ class TreeAttention:
         self.shape, self.store, self.grid = shape, store, grid
         self.tree = tree_kernels
         self.half = store.dtype in (torch.bfloat16, torch.float16)
+        self.card = card_of(store.device)
         self.wide_kernel: Any = None
-        if self._has_wgmma():
+        if self.card.wgmma and self.half and shape.head_dim in (64, 128):
             from dendrite_core.forward.cuda import wide_kernel
 
             self.wide_kernel = wide_kernel
         self.block_d = padded(shape.head_dim)
         # On a CPU Triton's interpreter runs the same kernels, one after another.
-        self.pdl = store.device.type == "cuda"
-        self.side = torch.cuda.Stream(store.device) if self.pdl else None
+        self.side = torch.cuda.Stream(store.device) if store.device.type == "cuda" else None
         self.step: Step | None = None
 
-    def _has_wgmma(self) -> bool:
-        if self.store.device.type != "cuda":
-            return False
-        capability = torch.cuda.get_device_capability(self.store.device)
-        return capability[0] == 9 and self.half and self.shape.head_dim in (64, 128)
+    def _stages(self, rows: int, tokens: int, most: int, taken: int = 0) -> int:
+        """Steps of K and V that fit into a program's shared memory beside its queries, `most` at most."""
+        width = self.block_d * self.store.dtype.itemsize
+        return self.card.stages(most, 2 * tokens * width, rows * width + taken)
 
     def tiles(self, queries: int) -> Tiles:
         """How a step of so many queries is cut."""
         narrow = max(16, 1 << (self.shape.group - 1).bit_length())
         wide = 128 if self.half else 64
-        if self.grid is not None or narrow >= wide:
+        if self.grid is not None or narrow >= wide or not self._stages(wide, 64 if self.half else 32, 1):
             wide = 0
         return Tiles(
             self.shape.group,
@@ -174,7 +174,7 @@ class TreeAttention:
                 self._wide(layer, q, out, window)
         if plan.merges:
             at_once, warps = self._merge_tile(plan.most_slots)
-            pdl = self.pdl and not plan.has_wide
+            pdl = self.card.early and not plan.has_wide
             self.tree.merge[(q.shape[0], self.shape.heads)](
                 plan.slot_starts, plan.partial, plan.partial_lse, out, out.stride(0),
                 self.shape.heads, self.shape.head_dim, self.block_d, at_once, 1, pdl,
@@ -217,7 +217,8 @@ class TreeAttention:
                 # Gluon is still changing from one Triton to the next.
                 log.warning("attention: plain wide tiles, as this Triton does not take Hopper's: %s", error)
                 self.wide_kernel = None
-        tile = (128, 64, 3) if self.half else (64, 32, 2)
+        rows, tokens, most = (128, 64, 3) if self.half else (64, 32, 2)
+        tile = (rows, tokens, self._stages(rows, tokens, most))
         self._plain(layer, q, out, window, 132, (0, 64, 2), tile, False, 8, {})
 
     def _narrow(self, layer: int, q: Tensor, out: Tensor, window: int | None) -> None:
@@ -226,9 +227,13 @@ class TreeAttention:
         # begin in. More rows are bound by how much is in flight.
         few = q.shape[0] <= _FEW_QUERIES
         stages, registers = (4, None) if not self.half else (2, 128) if few else (3, 168)
+        # One step fewer than there are stages lies in shared memory, and the pages of the next.
+        stages = 1 + self._stages(tiles.narrow, tiles.tokens, stages - 1, 8192)
         tile = (tiles.narrow, tiles.tokens, stages)
         options = {"maxnreg": registers} if registers and self.shape.head_dim <= 128 else {}
-        self._plain(layer, q, out, window, tiles.programs, tile, (0, tiles.tokens, 2), self.pdl, 4, options)
+        self._plain(
+            layer, q, out, window, tiles.programs, tile, (0, tiles.tokens, 2), self.card.early, 4, options
+        )
 
     def _plain(
         self,

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dendrite_core.models.config import NativeConfig
+from dendrite_core.models.cuda.card import card_of
 from dendrite_core.models.linear import Kernel, Plain, Weight
 from dendrite_core.models.parts import Parts
 
@@ -68,7 +69,7 @@ class CudaForward:
 
         self.config, self.parts = config, parts
         self.kernels, self.cdiv = kernels, triton.cdiv
-        self.pdl = parts.embedding.is_cuda
+        self.pdl = card_of(parts.embedding.device).early
         self.rotations = torch.view_as_real(parts.rotations).flatten(1)
 
     def __call__(self, token_ids: Tensor, positions: Tensor, attend: FusedAttend) -> Tensor:
@@ -197,17 +198,19 @@ def few_product(x: Tensor, weight: Weight, *, gated: bool = False, tile: FewTile
     """A few rows `[T, K]` times `[N, K]`, gated `[2 * N, K]`: `[T, N]`, or its float32 parts `[S, T, N]`."""
     from dendrite_core.models.cuda import kernels
 
-    matrix, bias, pdl = weight.matrix, weight.bias, x.is_cuda
+    matrix, bias, card = weight.matrix, weight.bias, card_of(x.device)
     rows, inner = x.shape
     width = matrix.shape[0] // (2 if gated else 1)
     tile = tile or few_tile(rows, width, inner, gated)
+    stage = (tile.width * (2 if gated else 1) + tile.rows) * tile.step * matrix.itemsize
+    stages, pdl = max(1, card.stages(tile.stages, stage, 0)), card.early
     if tile.splits > 1:
         out = torch.empty(tile.splits, rows, width, device=x.device)
     else:
         out = x.new_empty(rows, width)
     kernels.product[(-(-width // tile.width), tile.splits)](
         x, x.stride(0), matrix, _or(bias, x), out, rows, width,
-        inner, tile.rows, tile.width, tile.step, tile.stages, tile.splits, gated, bias is not None,
+        inner, tile.rows, tile.width, tile.step, stages, tile.splits, gated, bias is not None,
         tile.fetch if pdl else 0, pdl, num_warps=tile.warps, launch_pdl=pdl,
     )  # fmt: skip
     return out
