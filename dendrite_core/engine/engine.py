@@ -7,6 +7,7 @@ people who want the whole completion.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import itertools
 import logging
@@ -227,14 +228,17 @@ class Engine:
         parent_id: str | None = None,
         parent_offset: int | None = None,
     ) -> Completion:
-        """As `generate`, in an event loop.
+        """As `generate`, in an event loop; stops generating when it is cancelled.
 
         >>> asyncio.run(engine.agenerate([1, 2, 3], SamplingParams(max_tokens=2, seed=1))).usage.prompt_tokens
         3
         """
         stream = self.submit(self._request(prompt, params, n, parent_id, parent_offset))
-        started = await stream.started()
-        return collect(started, n, [progress async for progress in stream])
+        try:
+            return collect(await stream.started(), n, [progress async for progress in stream])
+        except asyncio.CancelledError:
+            stream.abort()
+            raise
 
     def chat(
         self, messages: Iterable[Message], params: SamplingParams | None = None, *, n: int = 1, **parent: Any

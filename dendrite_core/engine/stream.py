@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 
 from dendrite_core.engine.messages import Progress, Request, Started
 from dendrite_core.errors import SequenceFailed
@@ -126,8 +127,8 @@ def deliver(outbox: dict[Stream, list[Message]]) -> None:
         else:
             by_loop.setdefault(stream.loop, []).append((stream, messages))
     for loop, mail in by_loop.items():
-        # A loop closed by its owner has no reader left; the stream's own abort path cleans up.
-        if not loop.is_closed():
+        # A loop closed by its owner, perhaps this very moment, has no reader left.
+        with suppress(RuntimeError):
             loop.call_soon_threadsafe(_put_all, mail)
 
 

@@ -12,6 +12,7 @@ import asyncio
 import secrets
 from collections import OrderedDict, deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import takewhile
 
@@ -158,7 +159,8 @@ class Feed:
         loop, ready = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:
-            if not loop.is_closed():
+            # On the engine's thread, while this loop may be closing.
+            with suppress(RuntimeError):
                 loop.call_soon_threadsafe(ready.set)
 
         try:

@@ -80,6 +80,37 @@ async def test_a_reader_that_leaves_stops_the_work(make_engine: MakeEngine) -> N
     assert stats.generated_tokens < 400
 
 
+async def test_a_completion_that_is_cancelled_stops_the_work(make_engine: MakeEngine) -> None:
+    engine = make_engine(num_pages=64)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await engine.agenerate([5] * 20, SamplingParams(max_tokens=450, ignore_eos=True), n=16)
+    stats = await asyncio.wrap_future(engine.stats())
+    assert (stats.running, stats.waiting, engine.in_flight) == (0, 0, 0)
+
+
+def test_a_reader_whose_loop_is_just_closing_costs_nobody_else_anything(make_engine: MakeEngine) -> None:
+    class Closing(asyncio.SelectorEventLoop):
+        looks_open = False
+
+        def is_closed(self) -> bool:
+            return not self.looks_open and super().is_closed()
+
+    engine, params = make_engine(), SamplingParams(max_tokens=100, ignore_eos=True, seed=1)
+
+    async def submit() -> None:
+        engine.submit(engine._request([5, 6, 7], params, 1, None, None))
+
+    loop = Closing()
+    loop.run_until_complete(submit())
+    loop.close()
+    loop.looks_open = True  # As it did a moment ago, when somebody asked.
+    other = engine.submit(engine._request([8, 9], params, 1, None, None))
+    assert engine.drain(timeout=20)
+    assert sum(len(delta.token_ids) for news in other for delta in news.choices) == 100
+    loop.looks_open = False
+
+
 async def test_a_caller_who_leaves_its_command_does_not_end_the_engine(make_engine: MakeEngine) -> None:
     engine = make_engine()
     made = await engine.agenerate([5, 6, 7], SamplingParams(max_tokens=4, ignore_eos=True))
