@@ -91,7 +91,7 @@ class Engine:
         self._check(request)
         stream = Stream(request, self.abort, self._forget, self._grammar(request.params))
         with self._idle:
-            if self._closing:
+            if self._closing or not self._thread.is_alive():
                 raise EngineClosed("the server is shutting down and takes no new requests")
             if len(self._open) >= self.config.max_waiting + self.config.max_rows:
                 raise QueueFull(f"{len(self._open)} requests are in flight; try again shortly")
@@ -327,7 +327,7 @@ class Engine:
     def _call(self, verb: str | Callable[..., Any], *arguments: Any) -> Future[Any]:
         future: Future[Any] = Future()
         with self._idle:
-            if not self._closed:
+            if not self._closed and self._thread.is_alive():
                 self._loop.inbox.put(Command(verb, arguments, future))
                 return future
         future.set_exception(EngineClosed("the engine is closed"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 import threading
 from collections.abc import Callable
 
@@ -166,3 +167,13 @@ def test_what_is_asked_during_the_last_step_is_answered(
     closing.join()
     with pytest.raises(EngineClosed):
         late.result(timeout=5)
+
+
+def test_an_engine_whose_thread_is_gone_says_so(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    engine._call(sys.exit)
+    engine._thread.join(timeout=10)
+    with pytest.raises(EngineClosed):
+        engine.stats().result(timeout=5)
+    with pytest.raises(EngineClosed):
+        engine.generate([5, 6], SamplingParams(max_tokens=2))
