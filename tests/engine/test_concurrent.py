@@ -169,6 +169,7 @@ def test_what_is_asked_during_the_last_step_is_answered(
         late.result(timeout=5)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_an_engine_whose_thread_is_gone_says_so(make_engine: MakeEngine) -> None:
     engine = make_engine()
     engine._call(sys.exit)
