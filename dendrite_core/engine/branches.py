@@ -92,7 +92,7 @@ class BranchBook:
         """The branch of that name. Raises `BranchNotFound`."""
         id = self._id(name, "branch_")
         branch = None if id is None else self.cache.lookup(id)
-        if branch is None:
+        if branch is None or self.name(branch) != name:
             raise BranchNotFound(f"no branch '{name}' on this server", param=param)
         return branch
 
@@ -280,7 +280,7 @@ class BranchBook:
         """All branches of a tree, parents before children. Raises `BranchNotFound`."""
         id = self._id(name, "tree_")
         root = None if id is None else self.cache.records.with_past(id)
-        if root is None or root.parent is not None:
+        if root is None or root.parent is not None or self.tree_name(root) != name:
             raise BranchNotFound(f"no tree '{name}' on this server", param="tree_id")
         return [self._info(branch) for branch in root.subtree() if self.cache.lookup(branch.id)]
 

@@ -207,3 +207,16 @@ def test_a_pin_ends_in_time_though_nothing_happens(make_engine: MakeEngine) -> N
     watch._wake = woken.set
     assert woken.wait(5)
     assert [one.info.pinned for one in engine.news(watch).result().branches] == [False]
+
+
+def test_a_branch_has_one_name_and_no_other_spelling_of_it(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    name = engine.generate([5, 6], params()).branch_id
+    tree = engine.describe(name).result().tree_id
+    boot = len("branch_") + 6
+    for other in (f"{name[:boot]}+{name[boot:]}", f"{name[:boot]}0{name[boot:]}", f"{name} ", name.upper()):
+        with pytest.raises(BranchNotFound):
+            engine.describe(other).result()
+    with pytest.raises(BranchNotFound):
+        engine.describe_tree(tree[: boot - 2] + "0" + tree[boot - 2 :]).result()
+    assert engine.describe_tree(tree).result()[-1].branch_id == name
