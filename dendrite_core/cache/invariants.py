@@ -113,6 +113,44 @@ def kv_follows_tokens(cache: TreeCache) -> str | None:
     return None
 
 
+def slots_have_one_writer(cache: TreeCache) -> str | None:
+    """A page holds no more than was written or promised, and what is promised to one no other holds."""
+    size, written = cache.page_size, cache.pool.written
+    for node in cache.tree.walk():
+        if any(written[page] != size for page in node.pages):
+            return f"the node ending at {node.end} has pages that are not written"
+    held: dict[int, list[tuple[int, int]]] = {}
+    for branch in _objects(cache):
+        if branch.cursor is not None and (filled := branch.kv_length - branch.cursor.end):
+            promised = branch.table.promised - branch.cursor.end if branch.table is not None else 0
+            held.setdefault(branch.tail[0], []).append((filled, min(max(filled, promised), size)))
+    for page, holders in held.items():
+        if max(end for _, end in holders) > written[page]:
+            return f"page {page} has {written[page]} slots written, but one who holds more"
+        for at, (filled, end) in enumerate(holders):
+            others = (other for index, (_, other) in enumerate(holders) if index != at)
+            if end > filled and any(other > filled for other in others):
+                return f"slots {filled} to {end} of page {page} are promised, but one holds them"
+    return None
+
+
+def holders_agree(cache: TreeCache) -> str | None:
+    """All holders of a page hold the same tokens in it, as far as each of them goes."""
+    content: dict[int, list[int]] = {}
+    for node in cache.tree.walk():
+        for index, page in enumerate(node.pages):
+            content[page] = node.tokens[index * cache.page_size : (index + 1) * cache.page_size]
+    for branch in _objects(cache):
+        if branch.cursor is not None and branch.kv_length > branch.cursor.end:
+            own = branch.tokens(branch.cursor.end, branch.kv_length)
+            known = content.get(branch.tail[0], [])
+            common = min(len(own), len(known))
+            if own[:common] != known[:common]:
+                return f"{branch!r} holds other tokens in page {branch.tail[0]} than another"
+            content[branch.tail[0]] = max(own, known, key=len)
+    return None
+
+
 def namespaces_are_apart(cache: TreeCache) -> str | None:
     """A branch's KV lies under the root of its own namespace."""
     for branch in _objects(cache):
@@ -157,6 +195,8 @@ INVARIANTS: dict[str, Callable[[TreeCache], str | None]] = {
     "nodes are whole pages": nodes_are_whole_pages,
     "children are keyed": children_are_keyed,
     "kv follows tokens": kv_follows_tokens,
+    "slots have one writer": slots_have_one_writer,
+    "holders agree": holders_agree,
     "namespaces are apart": namespaces_are_apart,
     "records are linked": records_are_linked,
     "leaves can be evicted": leaves_can_be_evicted,

@@ -17,13 +17,15 @@ class PageTable:
 
     `pages[i]` holds positions `i * page_size` and on; pages past the branch's KV are reserved room.
     `version` moves whenever an entry that was there is replaced or cut off (a page copied on write, joined
-    with an equal one, truncated); it stays while the table only gets longer.
+    with an equal one, truncated); it stays while the table only gets longer. `promised` is the position up to
+    which this run was last given slots to write; 0 once the branch has moved.
     """
 
-    __slots__ = ("pages", "version")
+    __slots__ = ("pages", "promised", "version")
 
     def __init__(self, pages: list[int]) -> None:
         self.pages = pages
+        self.promised = 0
         self.version = 0
 
     def replace(self, first: int, pages: Sequence[int]) -> None:

@@ -13,14 +13,19 @@ from heapq import heappop, heappush
 
 
 class PagePool:
-    """Pages 0..num_pages-1 with one reference count each; a page is free exactly when its count is 0."""
+    """Pages 0..num_pages-1 with one reference count each; a page is free exactly when its count is 0.
 
-    __slots__ = ("_free", "num_pages", "refs")
+    `written` says how many slots of a page in use, from its first, are written or promised to a writer: a
+    holder of all of them may write on, whoever else holds fewer.
+    """
+
+    __slots__ = ("_free", "num_pages", "refs", "written")
 
     def __init__(self, num_pages: int) -> None:
         assert num_pages > 0
         self.num_pages = num_pages
         self.refs = [0] * num_pages
+        self.written = [0] * num_pages
         self._free = list(range(num_pages))
 
     @property

@@ -9,35 +9,12 @@ and `Branch.append`, and `stop` at the end. Between steps, any branch may be for
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from dendrite_core.cache.branch import Branch, Namespace, Records
 from dendrite_core.cache.page_table import PageTable
 from dendrite_core.cache.pages import PagePool, PendingCopies
 from dendrite_core.cache.radix import Node, RadixTree
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheStats:
-    """Pages now, branch records now, and events since the cache was made.
-
-    pages_shared: more than one branch holds the page. pages_cached: no branch holds it, eviction may take
-    it. copies: pages copied on write. joins: full pages given back for an equal one. parked: branches
-    whose KV was given up. evictions: pages taken from cached content.
-    """
-
-    pages_total: int
-    pages_free: int
-    pages_used: int
-    pages_shared: int
-    pages_cached: int
-    branches: int
-    nodes: int
-    forks: int
-    copies: int
-    joins: int
-    parked: int
-    evictions: int
+from dendrite_core.cache.stats import CacheStats
 
 
 class TreeCache:
@@ -55,6 +32,7 @@ class TreeCache:
         self.records = Records(max_branches)
         self.branches = self.records.by_id
         self._refs = self.pool.refs
+        self._written = self.pool.written
         self._clock = 0
         self.pending_copies = PendingCopies(self.pool)
         self._forks = self._joins = self._parked = 0
@@ -194,33 +172,45 @@ class TreeCache:
         if branch.table is None:
             return
         assert branch.cursor is not None
+        unused = branch.table.promised > branch.kv_length
         branch.table = None
         self._trim(branch, branch.cursor)
+        if unused and branch.tail:
+            self._written[branch.tail[0]] = branch.kv_length - branch.cursor.end
         self._touch(branch)
 
     def reserve(self, branch: Branch, count: int) -> bool:
         """Make room to write the KV of the next `count` tokens: all of it or, if impossible now, none.
 
-        A tail page that others share is replaced by a copy (see `take_copies`). Under pressure, cached
-        content is evicted and idle branches are parked.
+        Of those who share a tail page the first to write goes on in it; for the others, who would overwrite,
+        it is replaced by a copy (see `take_copies`). Under pressure, cached content is evicted and idle
+        branches are parked.
         """
-        cursor, tail = branch.cursor, branch.tail
+        cursor, tail, table, size = branch.cursor, branch.tail, branch.table, self.page_size
         assert cursor is not None
-        assert branch.table is not None, "only a running branch is written to"
+        assert table is not None, "only a running branch is written to"
         filled = branch.kv_length - cursor.end
-        missing = (filled + count + self.page_size - 1) // self.page_size - len(tail)
-        shared = filled > 0 and self.pending_copies.is_shared(tail[0])
-        if missing <= 0 and not shared:
-            return True
-        if not self._make_room(max(missing, 0) + shared):
-            return False
-        if shared:
-            self._copy_on_write(branch, cursor, branch.table)
-        if missing > 0:
-            pages = self.pool.allocate_many(missing)
-            tail += pages
-            branch.table.pages += pages
+        missing = (filled + count + size - 1) // size - len(tail)
+        overtaken = filled > 0 and self._is_overtaken(tail[0], max(filled, table.promised - cursor.end))
+        if missing > 0 or overtaken:
+            if not self._make_room(max(missing, 0) + overtaken):
+                return False
+            if overtaken:
+                self._copy_on_write(branch, cursor, table)
+            if missing > 0:
+                pages = self.pool.allocate_many(missing)
+                tail += pages
+                table.pages += pages
+        table.promised = branch.kv_length + count
+        for page in tail[: (filled + count) // size]:
+            self._written[page] = size
+        if rest := (filled + count) % size:
+            self._written[tail[(filled + count) // size]] = rest
         return True
+
+    def _is_overtaken(self, page: int, end: int) -> bool:
+        """Whether somebody else has written to a page, or was promised to, after its first `end` slots."""
+        return self._written[page] != min(end, self.page_size) and self.pending_copies.is_shared(page)
 
     def advance(self, branch: Branch, count: int) -> None:
         """Take note that the KV of the next `count` tokens was written; full pages are sealed.
@@ -330,6 +320,8 @@ class TreeCache:
             self._move(branch, *self._locate(branch, cursor, position), position)
         else:
             branch.kv_length = position
+            if branch.table is not None:
+                branch.table.promised = 0
             self._trim(branch, cursor)
 
     def _locate(self, branch: Branch, cursor: Node, position: int) -> tuple[Node, int | None]:
@@ -351,6 +343,7 @@ class TreeCache:
             return
         self.tree.discard(old)
         if branch.table is not None:
+            branch.table.promised = 0
             branch.table.rewrite(first // self.page_size, node.pages_from(first) + branch.tail)
 
     def _trim(self, branch: Branch, cursor: Node) -> None:

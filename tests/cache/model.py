@@ -77,6 +77,7 @@ class Model:
             self.open: 10, self.fork: 8, self.fork_at: 6, self.fork_many: 3, self.start: 14, self.step: 40,
             self.stop: 8, self.truncate: 5, self.extend: 5, self.drop: 6, self.resume: 4, self.release: 5,
             self.prune: 1, self.evict: 2, self.pin: 2, self.step_with_forks: 8, self.explore: 8,
+            self.abandon: 5,
         }  # fmt: skip
 
     def run(self, operations: int) -> None:
@@ -191,6 +192,17 @@ class Model:
             if self.reserve(ahead, count):
                 self.write([(ahead, count)])
             self.preempt(ahead)
+
+    def abandon(self) -> None:
+        """A row that was written ahead and then found to have ended: its slots hold what nobody reads."""
+        if line := self.any(lambda line: line.branch.running):
+            count = self.rng.randint(1, self.cache.page_size)
+            if self.reserve(line, count):
+                self.storage.copy(self.cache.take_copies())
+                assert line.branch.table is not None
+                self.storage.write(line.branch.table.pages, line.kv, [FRESH] * count)
+            self.cache.stop(line.branch)
+            self.note("abandon", line.branch, count)
 
     def disturb(self, planned: list[tuple[Line, int]]) -> None:
         for line, _ in planned[:2]:

@@ -29,6 +29,50 @@ def no_copy_on_write(patch: Patch) -> None:
 
 
 @bug
+def everybody_writes_on(patch: Patch) -> None:
+    patch.setattr(TreeCache, "_is_overtaken", lambda self, page, end: False)
+
+
+@bug
+def promises_are_not_noted(patch: Patch) -> None:
+    reserve = TreeCache.reserve
+
+    def notes_what_is_written(self: TreeCache, branch: Branch, count: int) -> bool:
+        noted = self.pool.written[branch.tail[0]] if branch.tail else 0
+        found = reserve(self, branch, count)
+        if branch.tail:
+            self.pool.written[branch.tail[0]] = noted
+        return found
+
+    patch.setattr(TreeCache, "reserve", notes_what_is_written)
+
+
+@bug
+def a_stop_gives_back_what_others_were_promised(patch: Patch) -> None:
+    stop = TreeCache.stop
+
+    def always_gives_back(self: TreeCache, branch: Branch) -> None:
+        stop(self, branch)
+        if branch.tail and branch.cursor is not None:
+            self.pool.written[branch.tail[0]] = branch.kv_length - branch.cursor.end
+
+    patch.setattr(TreeCache, "stop", always_gives_back)
+
+
+@bug
+def a_promise_outlives_a_truncation(patch: Patch) -> None:
+    forget = TreeCache.forget
+
+    def keeps_it(self: TreeCache, branch: Branch, position: int) -> None:
+        promised = branch.table.promised if branch.table is not None else 0
+        forget(self, branch, position)
+        if branch.table is not None:
+            branch.table.promised = promised
+
+    patch.setattr(TreeCache, "forget", keeps_it)
+
+
+@bug
 def forgotten_unpin(patch: Patch) -> None:
     patch.setattr(RadixTree, "unpin", lambda self, node: None)
 

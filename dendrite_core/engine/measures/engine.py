@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dendrite_core.batching.scheduler import Scheduler
-from dendrite_core.cache.tree import CacheStats
+from dendrite_core.cache.stats import CacheStats
 from dendrite_core.engine.measures.requests import RequestStats
 from dendrite_core.engine.messages import EngineStats
 

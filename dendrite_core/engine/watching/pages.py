@@ -14,6 +14,7 @@ def count_pages(branch: Branch, cache: TreeCache) -> tuple[int, int]:
     total = node.end // cache.page_size + len(branch.tail)
     owned = sum(not cache.pending_copies.is_shared(page) for page in branch.tail)
     while node is not None and node.parent is not None and node.pins == 1:
-        owned += len(node.pages)
+        # Who ends within a full page holds that page and not the node.
+        owned += list(map(cache.pool.refs.__getitem__, node.pages)).count(1)
         node = node.parent
     return total - owned, owned
