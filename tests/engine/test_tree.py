@@ -52,6 +52,22 @@ def test_children_reuse_every_token_of_their_parent(make_engine: MakeEngine) -> 
         branch, length = child, length + 13
 
 
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_chain_of_short_steps_takes_the_pages_of_its_tokens(make_engine: MakeEngine, overlap: bool) -> None:
+    """Thirty steps of five tokens, every branch of them kept, and the same tokens as in one go."""
+    engine, greedy = make_engine(overlap=overlap), params(temperature=0, max_tokens=5)
+    branch = engine.generate(tokens(20), greedy)
+    text = list(branch.choices[0].token_ids)
+    for _ in range(29):
+        branch = engine.generate("", greedy, parent_id=branch.branch_id)
+        text += branch.choices[0].token_ids
+    stats = engine.stats().result()
+    assert stats.pages_used <= (20 + 30 * 5) // 16 + 1
+    assert stats.cow_copies == 0
+    whole = make_engine().generate(tokens(20), params(temperature=0, max_tokens=150))
+    assert text == list(whole.choices[0].token_ids)
+
+
 def test_an_empty_prompt_continues_the_text(make_engine: MakeEngine) -> None:
     engine, prompt = make_engine(), tokens(33)
     greedy = params(temperature=0, max_tokens=20)
