@@ -18,6 +18,7 @@ QUESTIONS = {
     "idle": ("benchmarks.gpu.idle", "What share of a decode step is the GPU idle?"),
     "start": ("benchmarks.gpu.start", "How long from starting the process to the first token?"),
     "overlap": ("benchmarks.overlap", "What is gained by launching a step before the last one is read?"),
+    "determinism": ("benchmarks.determinism", "Do bits depend on the batch, and what does it cost if not?"),
     "constraint-overhead": ("benchmarks.constraint_overhead", "What does holding answers to a schema cost?"),
     "event-stream": ("benchmarks.event_stream", "What does a stream of events cost, ours and another's?"),
     "fork-overhead": ("benchmarks.fork", "What does a fork cost, and does it depend on the past's length?"),

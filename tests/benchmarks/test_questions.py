@@ -171,6 +171,13 @@ def list_of_codes(text: str) -> list[int]:
     return list(map(ord, text))
 
 
+def test_determinism(ask: Asks) -> None:
+    ordinary, deterministic = ask("determinism", "--prompts", "2", "--output-length", "6")
+    assert ordinary["compared"] == deterministic["compared"] == 2 * 2 * 4
+    assert deterministic["bits_differ"] == deterministic["tokens_differ"] == 0
+    assert min(row["crowd_tok_s"] for row in (ordinary, deterministic)) > 0
+
+
 def test_event_stream(ask: Asks) -> None:
     ours, theirs = ask("event-stream", "--frames", "50", "--streams", "20", "--rounds", "3")
     assert (ours["response"], theirs["response"]) == ("ours", "sse-starlette")
