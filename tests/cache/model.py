@@ -164,6 +164,7 @@ class Model:
 
     def write(self, planned: list[tuple[Line, int]]) -> None:
         """The engine's step: copies in any order, then all writes, then what they sealed."""
+        self.check_batch(planned)
         copies = self.cache.take_copies()
         self.rng.shuffle(copies)
         self.storage.copy(copies)
@@ -177,6 +178,17 @@ class Model:
             if line.kv == len(line.tokens) and self.rng.random() < 0.9:
                 line.push(self.token())
                 line.branch.append(line.tokens[-1])
+
+    def check_batch(self, planned: list[tuple[Line, int]]) -> None:
+        """Attention reads a page once for all rows that have it, so they must see all of it and none may write."""
+        size = self.cache.page_size
+        ends: dict[int, list[int]] = {}
+        for line, _ in planned:
+            assert line.branch.table is not None
+            for index, page in enumerate(line.branch.table.pages):
+                ends.setdefault(page, []).append(line.kv - index * size)
+        for page, filled in ends.items():
+            assert len(filled) == 1 or min(filled) >= size, f"rows that share page {page} end in it: {filled}"
 
     def explore(self) -> None:
         """A child that runs ahead of its parent by a page or two and is given up again."""
