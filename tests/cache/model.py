@@ -180,7 +180,7 @@ class Model:
                 line.branch.append(line.tokens[-1])
 
     def check_batch(self, planned: list[tuple[Line, int]]) -> None:
-        """Attention reads a page once for all rows that have it, so they must see all of it and none may write."""
+        """Attention reads a page once for all rows that have it: all see the whole of it, none writes."""
         size = self.cache.page_size
         ends: dict[int, list[int]] = {}
         for line, _ in planned:
