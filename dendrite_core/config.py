@@ -32,16 +32,18 @@ _COUNTS = (
 class EngineConfig:
     """What is asked of an engine.
 
-    `model` is a folder, a hub id or `shape:NAME`. `kv_cache_bytes` bounds the paged KV store (or give
-    `num_pages`). `max_rows` bounds branches decoded together, `max_batch_tokens` the new tokens of one
-    step, `max_waiting` the queue, `max_branches` the branch records kept. `overlap` launches a step before
-    the tokens of the one before are read, which pays where another device computes. `canaries` guards every
-    page. `deterministic` makes every logit independent of the batch it is computed in, at the cost of speed.
-    `attention_backend` forces a GPU's attention; auto takes what is measured to be faster.
+    `model` is a folder, a hub id or `shape:NAME`. `chat_template` is jinja in place of the model's own.
+    `kv_cache_bytes` bounds the paged KV store (or give `num_pages`). `max_rows` bounds branches decoded
+    together, `max_batch_tokens` the new tokens of one step, `max_waiting` the queue, `max_branches` the
+    branch records kept. `overlap` launches a step before the tokens of the one before are read, which
+    pays where another device computes. `canaries` guards every page. `deterministic` makes every logit
+    independent of the batch it is computed in, at the cost of speed. `attention_backend` forces a GPU's
+    attention; auto takes what is measured to be faster.
     """
 
     model: str
     dtype: str | None = None
+    chat_template: str | None = None
     device: str | None = None
     page_size: int = 16
     num_pages: int | None = None

@@ -15,7 +15,7 @@ import uvicorn
 from dendrite_core.engine.engine import Engine
 from dendrite_core.errors import DendriteError
 from dendrite_server.app import create_app
-from dendrite_server.arguments import engine_config, parse_arguments, server_config
+from dendrite_server.command_line.arguments import engine_config, parse_arguments, server_config
 from dendrite_server.config import ServerConfig
 from dendrite_server.service import Service
 from dendrite_server.transport import HttpProtocol

@@ -1,6 +1,6 @@
 """`create_app`: the routes, and what every request passes on its way in and out.
 
-From the outside in: a request id and an answer for every error, CORS for pages on this machine, the key.
+From the outside in: a request id and an answer for every error, CORS, the key.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def create_app(engine: Engine, config: ServerConfig | None = None) -> Starlette:
         Middleware(Envelope),
         Middleware(
             CORSMiddleware,
+            allow_origins=config.allowed_origins,
             allow_origin_regex=_LOCAL_ORIGIN,
             allow_methods=["*"],
             allow_headers=["*"],

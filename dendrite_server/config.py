@@ -14,10 +14,11 @@ class ServerConfig:
 
     `model_names` are the names the model answers to, the first one is the default (none: its folder's
     name). Times are seconds: `keep_alive` of silence before a stream sends a comment, `patience` before a
-    reader that takes nothing is dropped, `drain_timeout` for running requests after SIGTERM. `store_count`
-    and `store_bytes` bound what is kept of responses, of conversations and of stored chat completions each;
-    with `store_path`, a file, it is there again after a restart, and so are branches. `unknown_fields` of
-    requests are refused ("refuse"), or left out and named in a `warnings` header ("warn").
+    reader that takes nothing is dropped, `drain_timeout` for running requests after SIGTERM.
+    `store_count` and `store_bytes` bound what is kept of responses, of conversations and of stored chat
+    completions each; with `store_path`, a file, it is there again after a restart, and so are branches.
+    Pages of this machine and of `allowed_origins` ("*": of any) may call from a browser. `unknown_fields`
+    of requests are refused ("refuse"), or left out and named in a `warnings` header ("warn").
     `tool_call_parser` names how the model writes tool calls; None reads it off its chat template.
     `trust_request_chat_template` lets requests bring their own: whoever may send one can make the server
     compute for as long as they like. Raises `RequestError`, naming the setting.
@@ -34,6 +35,7 @@ class ServerConfig:
     store_count: int = 10_000
     store_bytes: int = 256 << 20
     store_path: str | None = None
+    allowed_origins: tuple[str, ...] = ()
     unknown_fields: Literal["refuse", "warn"] = "refuse"
     tool_call_parser: str | None = None
     trust_request_chat_template: bool = False

@@ -53,7 +53,7 @@ def assemble(asked: EngineConfig) -> Parts:
     sampler = _sampler(model.config.vocab_size, device)
     with _fitting("the largest step", "lower max_batch_tokens (--max-num-batched-tokens)"):
         config = resolve(asked, _facts(asked, model, sampler, dtype, device))
-    tokenizer, chat_template = _text(model)
+    tokenizer, chat_template = _text(model, asked.chat_template)
     cache = TreeCache(config.num_pages, config.page_size, config.max_branches)
     with _fitting(f"KV of {config.num_pages} pages", "lower num_pages or kv_cache_bytes"):
         runner = build_runner(
@@ -97,10 +97,10 @@ def _dtype(asked: str | None, device: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def _text(model: LoadedModel) -> tuple[Tokenizer, ChatTemplate]:
-    if model.folder is None:
-        return byte_tokenizer(), ChatTemplate({})
-    return Tokenizer.from_pretrained(model.folder), ChatTemplate.from_pretrained(model.folder)
+def _text(model: LoadedModel, template: str | None) -> tuple[Tokenizer, ChatTemplate]:
+    own = ChatTemplate({}) if model.folder is None else ChatTemplate.from_pretrained(model.folder)
+    tokenizer = byte_tokenizer() if model.folder is None else Tokenizer.from_pretrained(model.folder)
+    return tokenizer, own if template is None else own.replaced_by(template)
 
 
 def _facts(

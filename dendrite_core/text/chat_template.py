@@ -139,7 +139,7 @@ class ChatTemplate:
         name = "tool_use" if with_tools and "tool_use" in self._templates else "default"
         if name not in self._templates:
             raise RequestError(
-                "this model has no chat template; use /v1/completions or give the server one",
+                "this model has no chat template; use /v1/completions, or start with --chat-template",
                 param="messages",
             )
         return self._templates[name]

@@ -11,7 +11,7 @@ from typing import Any
 from dendrite_core.engine.engine import Engine
 from dendrite_core.errors import DendriteError
 from dendrite_core.search import EngineBackend, Event, Search
-from dendrite_server.arguments import engine_config, parse_arguments
+from dendrite_server.command_line.arguments import engine_config, parse_arguments
 from dendrite_server.config import ServerConfig
 from dendrite_server.search.request import parse_search
 from dendrite_server.service import Service

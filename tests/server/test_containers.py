@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dendrite_server.arguments import parse_arguments
+from dendrite_server.command_line.arguments import parse_arguments
 from tests.server.conftest import Server
 
 ROOT = Path(__file__).parents[2]

@@ -170,6 +170,17 @@ class TestGuarded:
         assert refused.headers["access-control-allow-origin"] == local
 
 
+def test_pages_of_a_named_origin_may_ask(serve: Serve) -> None:
+    server = serve(ServerConfig(allowed_origins=("https://chat.example",)))
+    for origin, may in (
+        ("https://chat.example", True),
+        ("http://localhost:1", True),
+        ("https://evil.example", False),
+    ):
+        answer = httpx.get(f"{server.url}/v1/models", headers={"origin": origin})
+        assert (answer.headers.get("access-control-allow-origin") == origin) is may
+
+
 def test_a_fault_inside_is_told_without_insides(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     server = serve()
 

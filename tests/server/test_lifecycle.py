@@ -24,7 +24,8 @@ import pytest
 
 from benchmarks.event_stream import CONTESTANTS, FRAME, body_of, frames_of
 from dendrite_core.errors import RequestError
-from dendrite_server.arguments import engine_config, parse_arguments, server_config
+from dendrite_server.command_line.arguments import engine_config, parse_arguments, server_config
+from dendrite_server.command_line.vllm_options import CANNOT_BE_HAD
 from dendrite_server.config import ServerConfig
 from dendrite_server.transport import EventStream
 from tests.server.conftest import Serve, Server
@@ -407,7 +408,42 @@ def test_without_a_model_the_embedded_one_is_served() -> None:
     assert server_config(arguments).model_names == ("dendrite",)
 
 
-@pytest.mark.parametrize("line", ["--kv-cache-memory lots", "--page-size 12", "--port x", "--no-such-option"])
+def test_a_command_line_for_vllm_starts_and_says_what_changes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "t.jinja").write_text("{{ messages[0].content }}")
+    theirs = "serve m --enable-prefix-caching --reasoning-parser qwen3 -tp 1 --kv-cache-dtype auto"
+    both = f"--block-size 32 --max-num-queued-reqs 5 --chat-template {tmp_path}/t.jinja"
+    arguments = parse_arguments([*theirs.split(), *both.split(), "--allowed-origins", '["a"]'])
+    told = capsys.readouterr().err.splitlines()
+    assert [text.split()[1] for text in told] == ["--enable-prefix-caching", "--reasoning-parser"]
+    engine, server = engine_config(arguments), server_config(arguments)
+    assert (engine.page_size, engine.max_waiting, server.allowed_origins) == (32, 5, ("a",))
+    assert engine.chat_template == "{{ messages[0].content }}"
+
+
+@pytest.mark.parametrize("option", CANNOT_BE_HAD)
+def test_what_cannot_be_had_says_what_to_do(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    values = [] if CANNOT_BE_HAD[option].takes == 0 else ["2"]
+    with pytest.raises(SystemExit) as caught:
+        parse_arguments(["m", option, *values])
+    assert caught.value.code == 2
+    assert f"{option}: {CANNOT_BE_HAD[option].says}" in capsys.readouterr().err
+    for value in CANNOT_BE_HAD[option].but:
+        parse_arguments(["m", option, value])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--kv-cache-memory lots",
+        "--page-size 12",
+        "--port x",
+        "--no-such-option",
+        "--chat-template nowhere",
+        "--allowed-origins *",
+    ],
+)
 def test_bad_options_are_refused(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         parse_arguments(line.split())

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from dendrite_core.config import ATTENTION_BACKENDS, PAGE_SIZES, EngineConfig
 from dendrite_core.engine.engine import EMBEDDED
+from dendrite_server.command_line.vllm_options import add_vllm_options
 from dendrite_server.config import ServerConfig
 from dendrite_server.tools.formats import FORMATS
 
@@ -45,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_model_options(parser.add_argument_group("model"))
     _add_memory_options(parser.add_argument_group("memory and batching"))
     _add_http_options(parser.add_argument_group("HTTP"))
+    add_vllm_options(parser)
     return parser
 
 
@@ -55,6 +59,7 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
     add("--dtype", help="float32, bfloat16 or float16 (default: what suits the device)")
     add("--device", help="cpu or cuda (default: cuda where there is one)")
     add("--max-model-len", type=int, metavar="N", help="tokens of the longest context (default: the model's)")
+    add("--chat-template", type=_template, metavar="FILE", help="a jinja file (default: the model's own)")
     add(
         "--attention-backend",
         choices=ATTENTION_BACKENDS,
@@ -73,7 +78,14 @@ def _add_memory_options(group: argparse._ArgumentGroup) -> None:
     add, own = group.add_argument, EngineConfig(model="")
     add("--kv-cache-memory", type=_bytes, metavar="SIZE", help="memory for KV, as 512M or 2G")
     add("--num-pages", type=int, metavar="N", help="pages of KV, instead of --kv-cache-memory")
-    add("--page-size", type=int, choices=PAGE_SIZES, default=own.page_size, help="tokens of a page")
+    add(
+        "--page-size",
+        "--block-size",
+        type=int,
+        choices=PAGE_SIZES,
+        default=own.page_size,
+        help="tokens of a page",
+    )
     add(
         "--gpu-memory-utilization",
         type=float,
@@ -83,7 +95,14 @@ def _add_memory_options(group: argparse._ArgumentGroup) -> None:
     )
     add("--max-num-seqs", type=int, default=own.max_rows, metavar="N", help="branches decoded together")
     add("--max-num-batched-tokens", type=int, metavar="N", help="new tokens of one step")
-    add("--max-waiting", type=int, default=own.max_waiting, metavar="N", help="requests queued before a 429")
+    add(
+        "--max-waiting",
+        "--max-num-queued-reqs",
+        type=int,
+        default=own.max_waiting,
+        metavar="N",
+        help="requests queued before a 429",
+    )
     add("--max-n-branches", type=int, default=own.max_children, metavar="N", help="branches of one request")
     add("--max-branches", type=int, default=own.max_branches, metavar="N", help="branches that can be named")
 
@@ -123,6 +142,12 @@ def _add_http_options(group: argparse._ArgumentGroup) -> None:
         default=own.unknown_fields,
         help="of requests: a 400, or a log line and a header",
     )
+    add(
+        "--allowed-origins",
+        type=_strings,
+        metavar="JSON",
+        help="whose pages may call, as '[\"*\"]' (default: this machine's)",
+    )
     add("--tool-call-parser", choices=list(FORMATS), help="how it calls tools (default: by its template)")
     add(
         "--trust-request-chat-template",
@@ -140,10 +165,28 @@ def _bytes(text: str) -> int:
     return int(float(found[1]) * 1024 ** " kmgt".index(found[2].lower() or " "))
 
 
+def _strings(text: str) -> tuple[str, ...]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a JSON list of strings")
+    return tuple(found)
+
+
+def _template(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise argparse.ArgumentTypeError(f"'{path}' cannot be read: {error}") from error
+
+
 def engine_config(arguments: argparse.Namespace) -> EngineConfig:
     return EngineConfig(
         model=arguments.model or EMBEDDED,
         dtype=arguments.dtype,
+        chat_template=arguments.chat_template,
         device=arguments.device,
         page_size=arguments.page_size,
         num_pages=arguments.num_pages,
@@ -174,6 +217,7 @@ def server_config(arguments: argparse.Namespace) -> ServerConfig:
         drain_timeout=arguments.drain_timeout,
         store_bytes=arguments.store_size,
         store_path=arguments.store_path,
+        allowed_origins=arguments.allowed_origins or (),
         tool_call_parser=arguments.tool_call_parser,
         trust_request_chat_template=arguments.trust_request_chat_template,
         unknown_fields=arguments.unknown_fields,

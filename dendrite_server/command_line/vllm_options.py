@@ -1,0 +1,82 @@
+"""Options of `vllm serve` that mean nothing here, or cannot be had: each says so, and none passes in silence.
+
+A command line that was written for vLLM then starts, or ends with a sentence that says what to do instead.
+What has the same meaning under the same name, or another one, is an option of our own (`arguments.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any, NamedTuple
+
+
+class Foreign(NamedTuple):
+    """What to say of it, how many arguments it `takes` (as `nargs`), and which values ask for nothing."""
+
+    says: str
+    takes: str | int | None = 0
+    but: tuple[str, ...] = ()
+
+
+_ONE_DEVICE = "a model runs on one device here"
+_LORA = "there are no LoRA adapters here; merge the adapter into the checkpoint"
+_SPECULATION = "there is no speculative decoding here"
+_TLS = "put a proxy that speaks TLS in front (docs/deployment.md)"
+_GENERATES = "this server generates text and nothing else"
+_QUIET = "requests are logged with --access-log only"
+
+CHANGES_NOTHING = {
+    "--enable-prefix-caching": Foreign("prefixes are always cached"),
+    "--enable-chunked-prefill": Foreign("long prompts are always computed in chunks"),
+    "--enable-prompt-tokens-details": Foreign("cached tokens are always told"),
+    "--enable-auto-tool-choice": Foreign("a model whose template has tools may always call them"),
+    "--enable-reasoning": Foreign("thoughts are always split off where the template has them"),
+    "--reasoning-parser": Foreign("how a model thinks is read off its chat template", takes=None),
+    "--enforce-eager": Foreign("CUDA graphs are captured anyway"),
+    "--trust-remote-code": Foreign("code in a checkpoint is never run"),
+    "--disable-log-requests": Foreign(_QUIET),
+    "--no-enable-log-requests": Foreign(_QUIET),
+    "--disable-log-stats": Foreign("figures are told at /metrics only"),
+    "--swap-space": Foreign("KV is not swapped; it is given up and computed again", takes=None),
+}
+CANNOT_BE_HAD = {
+    "--no-enable-prefix-caching": Foreign("the cache is the tree; 'cache_salt' keeps callers apart"),
+    "--tensor-parallel-size": Foreign(_ONE_DEVICE, takes=None, but=("1",)),
+    "-tp": Foreign(_ONE_DEVICE, takes=None, but=("1",)),
+    "--pipeline-parallel-size": Foreign(_ONE_DEVICE, takes=None, but=("1",)),
+    "--data-parallel-size": Foreign(_ONE_DEVICE, takes=None, but=("1",)),
+    "--kv-cache-dtype": Foreign("KV has the model's dtype here", takes=None, but=("auto",)),
+    "--quantization": Foreign("it is read off the checkpoint, and FP8 is what can be read", takes=None),
+    "--enable-lora": Foreign(_LORA),
+    "--lora-modules": Foreign(_LORA, takes="+"),
+    "--speculative-config": Foreign(_SPECULATION, takes=None),
+    "--speculative-model": Foreign(_SPECULATION, takes=None),
+    "--seed": Foreign("a request brings its own 'seed'", takes=None),
+    "--task": Foreign(_GENERATES, takes=None, but=("auto", "generate")),
+    "--runner": Foreign(_GENERATES, takes=None, but=("auto", "generate")),
+    "--root-path": Foreign("let the proxy take the prefix off", takes=None),
+    "--ssl-keyfile": Foreign(_TLS, takes=None),
+    "--ssl-certfile": Foreign(_TLS, takes=None),
+}
+
+
+class _Noted(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        assert option is not None
+        print(f"dendrite: {option} changes nothing: {CHANGES_NOTHING[option].says}", file=sys.stderr)
+
+
+class _Refused(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        assert option is not None
+        if values not in CANNOT_BE_HAD[option].but:
+            parser.error(f"{option}: {CANNOT_BE_HAD[option].says}")
+
+
+def add_vllm_options(parser: argparse.ArgumentParser) -> None:
+    """Let a parser know them, without a word in its help."""
+    for action, options in ((_Noted, CHANGES_NOTHING), (_Refused, CANNOT_BE_HAD)):
+        for name, foreign in options.items():
+            dest = f"vllm{name}".replace("-", "_")
+            parser.add_argument(name, action=action, nargs=foreign.takes, dest=dest, help=argparse.SUPPRESS)
