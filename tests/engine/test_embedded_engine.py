@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dendrite_core import Engine, SamplingParams
+from dendrite_core import Engine, RequestError, SamplingParams
 from tests.engine.conftest import Reference
 
 EMBEDDED = Path(__file__).parents[2] / "dendrite_core" / "embedded"
@@ -72,3 +72,13 @@ def test_sixteen_branches_of_a_thousand_tokens_compute_one_prefill(engine: Engin
         engine.generate(prompt, params, n=count)
         computed.append(engine.stats().result().prefill_tokens - before)
     assert computed == [1000, 1000]
+
+
+def test_another_chat_template_takes_the_place_of_the_models_own() -> None:
+    template = "{% for message in messages %}<{{ message.content }}>{% endfor %}"
+    with Engine.from_pretrained(str(EMBEDDED), chat_template=template) as engine:
+        told, _ = engine.encode_chat([{"role": "user", "content": "4 + 5"}], continues=False)
+        assert list(told) == engine.tokenizer.encode("<4 + 5>")
+    with pytest.raises(RequestError, match="not valid jinja") as caught:
+        Engine.from_pretrained(str(EMBEDDED), chat_template="{% for %}")
+    assert caught.value.param == "chat_template"
