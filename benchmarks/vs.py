@@ -15,6 +15,7 @@ import argparse
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     compared = _compare(urls, works, _tokenizer(args.model), args.rounds, args.patience)
     rounds, busy, models = asyncio.run(compared)
     rows = [row_of(name, first, rounds) for name in urls]
-    settings = {"model": args.model, "rounds": args.rounds, "compared_with": first, "served": models}
+    settings = {"model": args.model, "rounds": args.rounds, "compared_with": first, "served": {name: Path(model).name for name, model in models.items()}}
     emit("vs", {**settings, "busy": busy, "note": args.note}, rows, save=args.save, variant=_variant(args))
     return rows
 

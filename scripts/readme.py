@@ -48,6 +48,14 @@ def against_transformers() -> Result:
     return Result("vs-hf")
 
 
+def whole_tree() -> Result:
+    return Result("tree-vs-linear")
+
+
+def against_llama_cpp() -> Result:
+    return Result("vs-embedded")
+
+
 def steps() -> Result:
     return Result("steps")
 
@@ -55,6 +63,8 @@ def steps() -> Result:
 def table() -> str:
     """What was measured, a line for each figure."""
     forks, theirs, gpu = fork(), against_transformers(), steps()
+    tree, llama = whole_tree(), against_llama_cpp()
+    asked, peer = tree.settings, llama.row("server", "llama.cpp")
     short, long = (forks.setting(f"us_at_{length}") for length in (1_000, 128_000))
     ours = theirs.row("contestant", "engine")
     one, many = gpu.row("workload", "prompt 4096"), gpu.row("workload", "64 x 8192")
@@ -73,6 +83,19 @@ def table() -> str:
             "one stream of the embedded model (the same run)",
             f"{ours['decode_tok_s']:.0f} tokens/s, {ours['decode_ratio']:.1f} times transformers",
             theirs,
+        ),
+        (
+            f"a whole tree, {asked['branch_factor']} ways and {asked['tree_depth']} deep, "
+            f"{asked['thought']} tokens a thought ({tree.hardware})",
+            f"{tree.setting('vs_linear'):.0f} times as fast as computing every branch from its beginning, "
+            f"{tree.setting('vs_prefix_cache'):.1f} times as a prefix cache",
+            tree,
+        ),
+        (
+            f"over HTTP beside llama.cpp's server, the same float32 weights ({llama.hardware})",
+            f"a tree of 84 thoughts {peer['tree_ratio']:.1f} times as fast, 16 branches "
+            f"{peer['branches_ratio']:.1f} times, one stream {peer['single_ratio']:.1f} times",
+            llama,
         ),
         (
             f"one stream of Llama-3-8B's shape, bfloat16, past of 4,096 ({gpu.hardware})",
