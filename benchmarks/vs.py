@@ -54,7 +54,8 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     compared = _compare(urls, works, _tokenizer(args.model), args.rounds, args.patience)
     rounds, busy, models = asyncio.run(compared)
     rows = [row_of(name, first, rounds) for name in urls]
-    settings = {"model": args.model, "rounds": args.rounds, "compared_with": first, "served": {name: Path(model).name for name, model in models.items()}}
+    served = {name: Path(model).name for name, model in models.items()}
+    settings = {"model": args.model, "rounds": args.rounds, "compared_with": first, "served": served}
     emit("vs", {**settings, "busy": busy, "note": args.note}, rows, save=args.save, variant=_variant(args))
     return rows
 
