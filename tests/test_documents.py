@@ -39,6 +39,12 @@ def test_every_reference_of_the_readme_is_defined_and_used() -> None:
     assert used == defined
 
 
+def test_the_sites_menu_has_every_page_once() -> None:
+    menu = re.findall(r": ([\w/-]+\.md)$", (ROOT / "scripts/site/mkdocs.yml").read_text(), re.MULTILINE)
+    docs = ROOT / "docs"
+    assert sorted(menu) == sorted(str(page.relative_to(docs)) for page in docs.rglob("*.md"))
+
+
 def test_every_package_is_pinned_once_and_every_dependency_is_pinned() -> None:
     """A package pinned twice makes every fresh installation fail."""
     pinned = [name_of(line) for line in (ROOT / "constraints.txt").read_text().split()]
