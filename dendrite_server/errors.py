@@ -14,6 +14,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from dendrite_core.errors import (
     BranchNotFound,
@@ -150,7 +151,19 @@ async def answer_error(request: Request, error: Exception) -> Response:
 def _routing_error(request: Request, error: HTTPException) -> Exception:
     method, path = request.method, request.url.path
     if error.status_code == 404:
-        return UnknownRoute(f"Unknown request URL: {method} {path}.")
+        meant = _path_meant(request)
+        hint = f"Perhaps {meant} was meant." if meant else "GET /openapi.json lists what there is."
+        return UnknownRoute(f"Unknown request URL: {method} {path}. {hint}")
     if error.status_code == 405:
         return WrongMethod(f"Not allowed to {method} on {path}; perhaps another HTTP method was meant.")
     return RequestError(str(error.detail), code=None)
+
+
+def _path_meant(request: Request) -> str | None:
+    """The path that differs by what base URLs most often have too little or too much, if it exists."""
+    path = request.url.path
+    for other in (path.rstrip("/"), f"/v1{path}", path.removeprefix("/v1")):
+        scope = {**request.scope, "path": other}
+        if other != path and any(route.matches(scope)[0] is Match.FULL for route in request.app.routes):
+            return other
+    return None

@@ -83,6 +83,22 @@ def test_unknown_paths_and_methods(http: httpx.Client) -> None:
     check(http.put("/v1/branches/x", json={}), 405, BAD, "method_not_supported", None)
 
 
+@pytest.mark.parametrize(
+    ("asked", "hint"),
+    [
+        ("/chat/completions", "Perhaps /v1/chat/completions was meant."),
+        ("/v1/v1/chat/completions", "Perhaps /v1/chat/completions was meant."),
+        ("/v1/tokenize", "Perhaps /tokenize was meant."),
+        ("/v1/completions/", "Perhaps /v1/completions was meant."),
+        ("/v1/embeddings", "GET /openapi.json lists what there is."),
+        ("/health/", "GET /openapi.json lists what there is."),
+    ],
+)
+def test_an_unknown_path_says_where_to_look(http: httpx.Client, asked: str, hint: str) -> None:
+    said = http.post(asked, json={}).json()["error"]["message"]
+    assert said == f"Unknown request URL: POST {asked}. {hint}"
+
+
 def test_the_sdk_raises_its_own_classes(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as not_found:
         client.chat.completions.create(model="gpt-4", messages=USER)
