@@ -64,7 +64,7 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
         "--attention-backend",
         choices=ATTENTION_BACKENDS,
         default="auto",
-        help="a GPU's attention: ours, FlashInfer's, or the one measured to be faster (default)",
+        help="a GPU's attention: ours, FlashInfer's, or the one measured to be faster",
     )
     add("--threads", type=int, metavar="N", help="CPU threads of the arithmetic (default: torch's choice)")
     add(
@@ -76,8 +76,20 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
 
 def _add_memory_options(group: argparse._ArgumentGroup) -> None:
     add, own = group.add_argument, EngineConfig(model="")
-    add("--kv-cache-memory", type=_bytes, metavar="SIZE", help="memory for KV, as 512M or 2G")
-    add("--num-pages", type=int, metavar="N", help="pages of KV, instead of --kv-cache-memory")
+    add(
+        "--kv-cache-memory",
+        "--kv-cache-memory-bytes",
+        type=_bytes,
+        metavar="SIZE",
+        help="memory for KV, as 512M or 2G",
+    )
+    add(
+        "--num-pages",
+        "--num-gpu-blocks-override",
+        type=int,
+        metavar="N",
+        help="pages of KV, instead of --kv-cache-memory",
+    )
     add(
         "--page-size",
         "--block-size",
@@ -91,7 +103,7 @@ def _add_memory_options(group: argparse._ArgumentGroup) -> None:
         type=float,
         default=own.gpu_memory_utilization,
         metavar="PART",
-        help="of its memory",
+        help="of a GPU's memory that may be used",
     )
     add("--max-num-seqs", type=int, default=own.max_rows, metavar="N", help="branches decoded together")
     add("--max-num-batched-tokens", type=int, metavar="N", help="new tokens of one step")
@@ -134,7 +146,7 @@ def _add_http_options(group: argparse._ArgumentGroup) -> None:
         metavar="S",
         help="seconds that running requests get",
     )
-    add("--store-size", type=_bytes, default=own.store_bytes, metavar="SIZE", help="of kept responses")
+    add("--store-size", type=_bytes, default="256M", metavar="SIZE", help="of kept responses")
     add("--store-path", metavar="FILE", help="SQLite file that keeps branches and responses (default: none)")
     add(
         "--unknown-fields",

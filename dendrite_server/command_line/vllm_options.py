@@ -24,6 +24,9 @@ _LORA = "there are no LoRA adapters here; merge the adapter into the checkpoint"
 _SPECULATION = "there is no speculative decoding here"
 _TLS = "put a proxy that speaks TLS in front (docs/deployment.md)"
 _GENERATES = "this server generates text and nothing else"
+_KERNELS = "kernels and graphs are what the device has"
+_SETTINGS = "requests bring their own sampling, defaults are OpenAI's"
+_FOLDER = "download what is wanted and give its folder as the model"
 _QUIET = "requests are logged with --access-log only"
 
 CHANGES_NOTHING = {
@@ -38,6 +41,13 @@ CHANGES_NOTHING = {
     "--disable-log-requests": Foreign(_QUIET),
     "--no-enable-log-requests": Foreign(_QUIET),
     "--disable-log-stats": Foreign("figures are told at /metrics only"),
+    "--disable-uvicorn-access-log": Foreign(_QUIET),
+    "--allow-credentials": Foreign("keys travel in a header, which every allowed origin may send"),
+    "--allowed-methods": Foreign("all methods are allowed", takes=None),
+    "--allowed-headers": Foreign("all headers are allowed", takes=None),
+    "--limit-mm-per-prompt": Foreign("there is text only", takes=None),
+    "--compilation-config": Foreign(_KERNELS, takes=None),
+    "-O": Foreign(_KERNELS, takes=None),
     "--swap-space": Foreign("KV is not swapped; it is given up and computed again", takes=None),
 }
 CANNOT_BE_HAD = {
@@ -52,10 +62,22 @@ CANNOT_BE_HAD = {
     "--lora-modules": Foreign(_LORA, takes="+"),
     "--speculative-config": Foreign(_SPECULATION, takes=None),
     "--speculative-model": Foreign(_SPECULATION, takes=None),
+    "--generation-config": Foreign(_SETTINGS, takes=None, but=("vllm",)),
+    "--override-generation-config": Foreign(_SETTINGS, takes=None),
+    "--revision": Foreign(_FOLDER, takes=None),
+    "--tokenizer": Foreign(_FOLDER, takes=None),
+    "--download-dir": Foreign("set HF_HOME instead", takes=None),
+    "--load-format": Foreign("weights are safetensors", takes=None, but=("auto", "safetensors")),
+    "--cpu-offload-gb": Foreign(_ONE_DEVICE, takes=None, but=("0",)),
+    "--distributed-executor-backend": Foreign(_ONE_DEVICE, takes=None),
+    "--enable-log-requests": Foreign("it is --access-log here"),
+    "--uvicorn-log-level": Foreign("it is --log-level here", takes=None),
+    "--enable-force-include-usage": Foreign("a request asks with 'stream_options'"),
     "--seed": Foreign("a request brings its own 'seed'", takes=None),
     "--task": Foreign(_GENERATES, takes=None, but=("auto", "generate")),
     "--runner": Foreign(_GENERATES, takes=None, but=("auto", "generate")),
     "--root-path": Foreign("let the proxy take the prefix off", takes=None),
+    "--ssl-ca-certs": Foreign(_TLS, takes=None),
     "--ssl-keyfile": Foreign(_TLS, takes=None),
     "--ssl-certfile": Foreign(_TLS, takes=None),
 }
