@@ -1,9 +1,11 @@
-"""`dendrite-bench`: one subcommand per question, each a module with `add_arguments` and `run`."""
+"""`dendrite-bench`: one question each. `dendrite-bench QUESTION --help` tells its options."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 
 QUESTIONS = {
@@ -36,7 +38,10 @@ QUESTIONS = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Ask a question. Its module alone is imported: some need packages of the extra `bench`, some a clone."""
+    """Ask a question. Its module alone is imported, and has `add_arguments` and `run`.
+
+    Some need packages of the extra `bench`, some a clone.
+    """
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="dendrite-bench", description=__doc__)
     commands = parser.add_subparsers(dest="question", required=True, metavar="QUESTION")
@@ -45,12 +50,20 @@ def main(argv: list[str] | None = None) -> None:
         if name != "report":
             command.add_argument("--save", action="store_true", help="keep it under benchmarks/results/")
         if name in argv[:1]:
-            try:
+            with _said_if_missing(parser, name):
                 import_module(module).add_arguments(command)
-            except ModuleNotFoundError as error:
-                parser.error(f"there is no {error.name!r}: {name} needs a clone, or the extra 'bench'")
     args = parser.parse_args(argv)
-    import_module(QUESTIONS[args.question][0]).run(args)
+    with _said_if_missing(parser, args.question):
+        import_module(QUESTIONS[args.question][0]).run(args)
+
+
+@contextmanager
+def _said_if_missing(parser: argparse.ArgumentParser, question: str) -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        extra = "in a clone, .venv/bin/pip install -c constraints.txt -e '.[bench]'"
+        parser.error(f"there is no {error.name!r}: {question} needs a clone and the extra 'bench' ({extra})")
 
 
 if __name__ == "__main__":

@@ -14,12 +14,13 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any
-
-import aiohttp
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.measure.target import Asked
 from benchmarks.measure.timeline import Timeline
+
+if TYPE_CHECKING:
+    import aiohttp
 
 _PLAIN: Mapping[str, Any] = {"top_p": 1.0}
 # With token ids a chunk says how many tokens it holds, also where they make no whole character yet.
@@ -162,6 +163,8 @@ async def connect(base_url: str, decode: Decode | None = None, *, key: str = "no
 
     `decode` makes texts of token ids, for servers that take nothing else.
     """
+    import aiohttp  # of the extra `bench`, which nobody needs who asks no server
+
     base_url, _, model = base_url.partition("#")
     base_url = base_url.rstrip("/")
     limits = aiohttp.TCPConnector(limit=0)

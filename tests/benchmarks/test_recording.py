@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from io import StringIO
 from xml.etree import ElementTree
 
@@ -109,3 +111,11 @@ def test_a_stage_remembers_what_stays_and_what_changes(capsys: pytest.CaptureFix
     told = [["".join(text for text, _ in row) for row in frame.rows] for frame in stage.frames]
     assert told == [["title"], ["title", "half"], ["title", "done"]]
     assert capsys.readouterr().out.split() == ["title", "done"], "no half things where nobody watches"
+
+
+def test_the_demo_needs_no_more_than_the_server() -> None:
+    """On a fresh clone `scripts/demo` installs what `scripts/serve` does: no packages of the extras."""
+    absent = "import sys\nfor name in ('aiohttp', 'matplotlib', 'openai', 'pytest'): sys.modules[name] = None"
+    script = f"{absent}\nimport benchmarks.demo"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
