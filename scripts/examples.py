@@ -37,9 +37,11 @@ scripts/serve                                     # in one terminal
 .venv/bin/python docs/examples/tree_of_thought.py   # in another
 ```
 
-The first six need nothing but the `openai` package (the second also `dendrite` itself). What is shown as
-output is what the embedded model answers; this page is written by `python -m scripts.examples`, and the
-tests run every program and compare.
+The first six need nothing but the `openai` package (the second also `dendrite` itself):
+`.venv/bin/pip install openai`. The last two need `langchain-openai` and `llama-index-llms-openai-like`,
+which want different releases of it: give each an environment of its own. What is shown as output is what
+the embedded model answers; this page is written by `python -m scripts.examples`, and the tests run every
+program and compare.
 """
 
 
