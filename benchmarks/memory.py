@@ -130,7 +130,8 @@ async def _grow(engine: Engine, scenario: Scenario) -> tuple[str, float]:
     prompt = random_prompt(len(scenario.levels) * 1000 + scenario.root, scenario.root)
     level, tree_id, fork_us = [""], "", 0.0
     for width, tokens in scenario.levels:
-        params = SamplingParams(max_tokens=tokens, min_tokens=tokens)
+        # Seeded, for siblings that by chance draw alike would be one line of the trie.
+        params = SamplingParams(max_tokens=tokens, min_tokens=tokens, seed=1)
         grown = await asyncio.gather(
             *(
                 engine.agenerate("" if parent else prompt, params, n=width, parent_id=parent or None)
