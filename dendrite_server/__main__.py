@@ -13,7 +13,7 @@ from typing import Any
 import uvicorn
 
 from dendrite_core.engine.engine import Engine
-from dendrite_core.errors import DendriteError
+from dendrite_core.errors import DendriteError, RequestError
 from dendrite_server.app import create_app
 from dendrite_server.command_line.arguments import engine_config, parse_arguments, server_config
 from dendrite_server.config import ServerConfig
@@ -22,25 +22,45 @@ from dendrite_server.transport import HttpProtocol
 
 log = logging.getLogger("dendrite.server")
 
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; 0 after a clean end, 1 when the model cannot be served."""
     arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
-    logging.basicConfig(level=arguments.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=arguments.log_level.upper(), format=LOG_FORMAT)
+    logging.getLogger("dendrite.access").setLevel("INFO" if arguments.access_log else "WARNING")
     try:
         config = server_config(arguments)
+        refuse_if_taken(config.host, config.port)
         with Engine(engine_config(arguments)) as engine:
             # What was loaded lives as long as the process; the collector need not walk it at every turn.
             gc.collect()
             gc.freeze()
-            serve(engine, config, access_log=arguments.access_log)
+            serve(engine, config)
     except DendriteError as error:
         print(f"dendrite: cannot serve {arguments.model or 'the embedded model'}: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def serve(engine: Engine, config: ServerConfig, *, access_log: bool = False) -> None:
+def refuse_if_taken(host: str, port: int) -> None:
+    """Before a model is read, which may take minutes. Raises `RequestError`."""
+    try:
+        asyncio.run(_bind(host, port))
+    except OSError as error:
+        # asyncio's text begins with the address as Python writes it.
+        reason = str(error.strerror).rpartition(": ")[2]
+        raise RequestError(f"{host}:{port}: {reason} (--host and --port)", param="port") from error
+
+
+async def _bind(host: str, port: int) -> None:
+    """Take the addresses as the server will, and give them back."""
+    loop = asyncio.get_running_loop()
+    (await loop.create_server(asyncio.Protocol, host, port, start_serving=False)).close()
+
+
+def serve(engine: Engine, config: ServerConfig) -> None:
     """Listen until told to stop; the engine has no requests left afterwards."""
     app: Any = create_app(engine, config)
     settings = uvicorn.Config(
@@ -48,8 +68,8 @@ def serve(engine: Engine, config: ServerConfig, *, access_log: bool = False) -> 
         http=HttpProtocol,
         host=config.host,
         port=config.port,
-        access_log=access_log,
-        log_level="info" if access_log else "warning",
+        access_log=False,
+        log_level="warning",
         lifespan="off",
         server_header=False,
         # Longer than clients keep a pooled connection, so that none is closed under a new request.

@@ -6,7 +6,9 @@ From the outside in: a request id and an answer for every error, CORS, the key.
 from __future__ import annotations
 
 import hmac
+import logging
 import re
+from time import perf_counter
 from urllib.parse import quote
 
 from starlette.applications import Starlette
@@ -38,6 +40,8 @@ from dendrite_server.search.running import Searches
 from dendrite_server.service import Service
 from dendrite_server.transport import ClientGone
 from dendrite_server.trees import endpoints as trees
+
+access = logging.getLogger("dendrite.access")
 
 # Anyone may ask whether the server lives, and open the page, which asks for the key itself.
 _OPEN_PATHS = ("/health",)
@@ -97,12 +101,12 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         scope["dendrite.request_id"] = _request_id(scope)
-        started = False
+        status, begin = 0, perf_counter()
 
         async def send_with_id(message: Message) -> None:
-            nonlocal started
+            nonlocal status
             if message["type"] == "http.response.start":
-                started = True
+                status = message["status"]
                 headers = MutableHeaders(scope=message)
                 # A body may have named the request after this saw it.
                 headers["x-request-id"] = scope["dendrite.request_id"]
@@ -116,8 +120,19 @@ class Envelope:
             return
         except Exception as error:
             report(error, scope["dendrite.request_id"])
-            if not started:
+            if not status:
                 await error_response(error)(scope, receive, send_with_id)
+        finally:
+            if access.isEnabledFor(logging.INFO):
+                _note(scope, status, perf_counter() - begin)
+
+
+def _note(scope: Scope, status: int, seconds: float) -> None:
+    """A line of the access log; the path as it came, percent-encoded, so that it stays a line."""
+    caller, path = (scope["client"] or "-")[0], scope["raw_path"].decode("latin-1")
+    outcome = status or "hung up"
+    name = scope["dendrite.request_id"]
+    access.info("%s %s %s %s %s %.0f ms", name, caller, scope["method"], path, outcome, seconds * 1e3)
 
 
 def _warning(ignored: list[str]) -> str:

@@ -41,7 +41,7 @@ class Service:
         self.config = config
         self.names = config.model_names or (_default_name(engine.config.model),)
         self.created = int(time.time())
-        self.version = _version()
+        self.version = package_version()
         self.fingerprint = self._fingerprint()
         self.dialect = dialect_of(engine.chat_template.text, engine.tokenizer, config.tool_call_parser)
         self.limits = Limits(
@@ -147,7 +147,7 @@ def _default_name(model: str) -> str:
     return path.resolve().name if path.exists() else model
 
 
-def _version() -> str:
+def package_version() -> str:
     try:
         return version("dendrite")
     except PackageNotFoundError:

@@ -8,22 +8,39 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from dendrite_core.config import ATTENTION_BACKENDS, PAGE_SIZES, EngineConfig
 from dendrite_core.engine.engine import EMBEDDED
 from dendrite_server.command_line.vllm_options import add_vllm_options
 from dendrite_server.config import ServerConfig
+from dendrite_server.service import package_version
 from dendrite_server.tools.formats import FORMATS
 
 EMBEDDED_NAME = "dendrite"
+_UNDERSCORED = re.compile(r"^--[a-z0-9_-]+")
+_DTYPES = {"auto": None, "half": "float16", "float": "float32"}
+_TOKENS = re.compile(r"(\d+(?:\.\d+)?)([kKmM])")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """The options as given; a leading `serve` is taken for people who are used to one."""
-    arguments = _parser().parse_args(argv[1:] if argv and argv[0] == "serve" else argv)
+    """The options as given; a leading `serve` is taken for people who are used to one, _ in names for -."""
+    words = argv[1:] if argv and argv[0] == "serve" else argv
+    arguments = _parser().parse_args([_UNDERSCORED.sub(_with_dashes, word, count=1) for word in words])
     arguments.model = arguments.model or arguments.positional_model
     return arguments
+
+
+def _with_dashes(name: re.Match[str]) -> str:
+    return name[0].replace("_", "-")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong without all options before it, which would push it off the screen."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n`{self.prog} --help` lists all options.\n")
 
 
 class _Help(argparse.HelpFormatter):
@@ -37,13 +54,15 @@ class _Help(argparse.HelpFormatter):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         "dendrite serve",
+        allow_abbrev=False,
         formatter_class=lambda prog: _Help(prog, max_help_position=34, width=110),
         description="Serve a model over the OpenAI API, with a KV cache that is a tree.",
         epilog="Stop with SIGTERM or Ctrl-C: running requests finish first, a second signal ends them. "
         "`dendrite tree` and `dendrite search` draw trees and searches in the terminal.",
     )
+    parser.add_argument("--version", action="version", version=f"dendrite {package_version()}")
     parser.add_argument("positional_model", nargs="?", metavar="MODEL", help="the same as --model")
     _add_model_options(parser.add_argument_group("model"))
     _add_memory_options(parser.add_argument_group("memory and batching"))
@@ -56,9 +75,14 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--model", help="folder or Hugging Face hub id (default: the embedded model)")
     add("--served-model-name", nargs="+", metavar="NAME", help="names it answers to (default: its own)")
-    add("--dtype", help="float32, bfloat16 or float16 (default: what suits the device)")
+    add("--dtype", type=_dtype, help="float32, bfloat16 or float16 (default: what suits the device)")
     add("--device", help="cpu or cuda (default: cuda where there is one)")
-    add("--max-model-len", type=int, metavar="N", help="tokens of the longest context (default: the model's)")
+    add(
+        "--max-model-len",
+        type=_tokens_or_auto,
+        metavar="N",
+        help="tokens of the longest context, as 8192 or 8K (default: the model's)",
+    )
     add("--chat-template", type=_template, metavar="FILE", help="a jinja file (default: the model's own)")
     add(
         "--attention-backend",
@@ -106,7 +130,7 @@ def _add_memory_options(group: argparse._ArgumentGroup) -> None:
         help="of a GPU's memory that may be used",
     )
     add("--max-num-seqs", type=int, default=own.max_rows, metavar="N", help="branches decoded together")
-    add("--max-num-batched-tokens", type=int, metavar="N", help="new tokens of one step")
+    add("--max-num-batched-tokens", type=_tokens, metavar="N", help="new tokens of one step")
     add(
         "--max-waiting",
         "--max-num-queued-reqs",
@@ -167,7 +191,7 @@ def _add_http_options(group: argparse._ArgumentGroup) -> None:
         help="let requests bring chat templates, which can take any time",
     )
     add("--log-level", default="warning", choices=["debug", "info", "warning", "error"], help="what to log")
-    add("--access-log", action="store_true", help="log every request")
+    add("--access-log", action="store_true", help="log every request, with its id, status and time")
 
 
 def _bytes(text: str) -> int:
@@ -175,6 +199,27 @@ def _bytes(text: str) -> int:
     if found is None:
         raise argparse.ArgumentTypeError(f"'{text}' is not a size like 512M or 2G")
     return int(float(found[1]) * 1024 ** " kmgt".index(found[2].lower() or " "))
+
+
+def _tokens(text: str) -> int:
+    """As vLLM reads it: 1k is 1000, 1K is 1024."""
+    if found := _TOKENS.fullmatch(text):
+        base = 1000 if found[2].islower() else 1024
+        return int(float(found[1]) * base ** (1 if found[2] in "kK" else 2))
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of tokens like 8192 or 8K") from None
+
+
+def _tokens_or_auto(text: str) -> int | None:
+    """vLLM's two words for what the model has and there is room for."""
+    return None if text in ("auto", "-1") else _tokens(text)
+
+
+def _dtype(text: str) -> str | None:
+    """vLLM's other names for them, too."""
+    return _DTYPES.get(text, text)
 
 
 def _strings(text: str) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ class UnknownParameter(RequestError):
 def read_json(body: bytes) -> dict[str, Any]:
     """The object in a request body. Raises `MalformedBody`."""
     try:
-        value = json.loads(body, parse_constant=_reject_constant)
+        value = json.loads(body, parse_constant=_reject_constant, object_pairs_hook=_object)
         if _SURROGATE_ESCAPE.search(body):
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
@@ -57,6 +57,14 @@ def read_json(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise MalformedBody(f"The request body must be a JSON object, not {describe(value)}.")
     return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"'{next(name for name in names if names.count(name) > 1)}' is given twice")
+    return found
 
 
 _TOO_DEEP = f"The request body nests too deeply; {MAX_DEPTH} levels are allowed."

@@ -5,6 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+HELP = """usage: dendrite COMMAND ...
+
+  serve    serve a model over the OpenAI API; also what is done without a command
+  tree     draw a server's trees in the terminal, while they grow
+  search   search the tree of what could be said, on a server or in this process
+
+`dendrite COMMAND --help` lists the options of one, `dendrite --version` says which this is.
+"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status of a command; 130 after Ctrl-C."""
@@ -16,6 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 from dendrite_server.terminal.tree import main as command
             case ["search"]:
                 from dendrite_server.terminal.search import main as command
+            case ["-h" | "--help"]:
+                print(HELP, end="")
+                return 0
             case _:
                 from dendrite_server.__main__ import main as serve
 

@@ -46,6 +46,7 @@ BAD = "invalid_request_error"
     [
         ("{not json", 400, "invalid_json", None),
         ("[]", 400, "invalid_json", None),
+        ('{"messages": [], "seed": 1, "seed": 2}', 400, "invalid_json", None),
         ({"messages": [{"role": "user", "content": 3}]}, 400, "invalid_type", "messages[0].content"),
         ({"messages": USER, "temprature": 1}, 400, "unknown_parameter", "temprature"),
         ({"messages": USER, "audio": {}}, 400, "unsupported_parameter", "audio"),

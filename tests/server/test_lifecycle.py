@@ -27,6 +27,7 @@ from dendrite_core.errors import RequestError
 from dendrite_server.command_line.arguments import engine_config, parse_arguments, server_config
 from dendrite_server.command_line.vllm_options import CANNOT_BE_HAD
 from dendrite_server.config import ServerConfig
+from dendrite_server.terminal.entry import main as dendrite
 from dendrite_server.transport import EventStream
 from tests.server.conftest import Serve, Server
 
@@ -392,6 +393,38 @@ def test_an_option_out_of_range_is_named_and_not_taken_for_the_default(
     assert caught.value.param == param
 
 
+def test_a_port_that_is_taken_ends_the_start_before_the_model_is_read(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        command = [sys.executable, "-m", "dendrite_server", "--port", port, "--model", str(tmp_path)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 1
+    assert f"127.0.0.1:{port}: address already in use" in ended.stderr
+
+
+def test_the_access_log_has_a_line_for_each_request(checkpoint: Path) -> None:
+    with process(checkpoint, "--access-log") as served:
+        httpx.get(f"{served.url}/health?a=b", headers={"x-request-id": "mine"})
+        httpx.get(f"{served.url}/no%0Asuch")
+        served.stop()
+        lines = served.child.communicate()[1].splitlines()
+    health, unknown = [line.partition("dendrite.access: ")[2] for line in lines]
+    assert re.fullmatch(r"mine 127\.0\.0\.1 GET /health 200 \d+ ms", health)
+    assert re.fullmatch(r"req_\w+ 127\.0\.0\.1 GET /no%0Asuch 404 \d+ ms", unknown)
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO ", lines[0])
+
+
+def test_other_logs_do_not_bring_the_access_log(checkpoint: Path) -> None:
+    with process(checkpoint, "--log-level", "info") as served:
+        httpx.get(f"{served.url}/health")
+        served.stop()
+        logged = served.child.communicate()[1]
+    assert "draining" in logged
+    assert "dendrite.access" not in logged
+
+
 def test_options_become_settings() -> None:
     line = "serve m --kv-cache-memory 1.5G --page-size 32 --max-num-seqs 7"
     arguments = parse_arguments(f"{line} --api-key k --host ::1 --max-body-size 64k".split())
@@ -422,6 +455,40 @@ def test_a_command_line_for_vllm_starts_and_says_what_changes_nothing(
     assert engine.chat_template == "{{ messages[0].content }}"
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("8K", 8192), ("8k", 8000), ("1.5M", 3 << 19), ("auto", None), ("-1", None), ("100", 100)],
+)
+def test_a_length_may_be_written_as_for_vllm(given: str, meant: int | None) -> None:
+    assert engine_config(parse_arguments(["m", "--max_model_len", given])).max_model_len == meant
+    assert engine_config(parse_arguments(["m", f"--max_model_len={given}"])).max_model_len == meant
+
+
+def test_so_may_the_tokens_of_a_step() -> None:
+    assert engine_config(parse_arguments(["m", "--max-num-batched-tokens", "2k"])).max_batch_tokens == 2000
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("auto", None), ("half", "float16"), ("float", "float32"), ("bfloat16", "bfloat16")]
+)
+def test_a_dtype_may_be_named_as_for_vllm(given: str, meant: str | None) -> None:
+    assert engine_config(parse_arguments(["m", "--dtype", given])).dtype == meant
+
+
+def test_the_version_and_the_commands_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        dendrite(["--version"])
+    assert caught.value.code == 0
+    assert re.fullmatch(r"dendrite [\d.]+\n", capsys.readouterr().out)
+    assert dendrite(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert [line.split()[0] for line in told.splitlines() if line.startswith("  ")] == [
+        "serve",
+        "tree",
+        "search",
+    ]
+
+
 @pytest.mark.parametrize("option", CANNOT_BE_HAD)
 def test_what_cannot_be_had_says_what_to_do(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     values = [] if CANNOT_BE_HAD[option].takes == 0 else ["2"]
@@ -440,6 +507,8 @@ def test_what_cannot_be_had_says_what_to_do(option: str, capsys: pytest.CaptureF
         "--page-size 12",
         "--port x",
         "--no-such-option",
+        "--max-model-le 100",
+        "--max-model-len 8q",
         "--chat-template nowhere",
         "--allowed-origins *",
     ],
@@ -448,4 +517,6 @@ def test_bad_options_are_refused(line: str, capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit) as caught:
         parse_arguments(line.split())
     assert caught.value.code == 2
-    assert line.split()[0] in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert line.split()[0] in told
+    assert len(told.splitlines()) == 2
