@@ -44,7 +44,7 @@ from dendrite_server.trees import endpoints as trees
 access = logging.getLogger("dendrite.access")
 
 # Anyone may ask whether the server lives, and open the page, which asks for the key itself.
-_OPEN_PATHS = ("/health",)
+_OPEN_PATHS = ("/health", "/ping")
 _LOCAL_ORIGIN = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 _MAX_WARNING = 2000
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}")

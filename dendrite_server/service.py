@@ -14,7 +14,7 @@ from pathlib import Path
 
 from starlette.requests import Request
 
-from dendrite_core.engine.engine import Engine
+from dendrite_core.engine.engine import EMBEDDED, Engine
 from dendrite_core.engine.messages import Started
 from dendrite_core.engine.stream import Stream
 from dendrite_core.errors import DendriteError, ModelNotFound, RequestError
@@ -40,6 +40,8 @@ class Service:
         self.engine = engine
         self.config = config
         self.names = config.model_names or (_default_name(engine.config.model),)
+        # The embedded model's folder is where this package is, which is nobody's business.
+        self.root = self.names[0] if engine.config.model == EMBEDDED else engine.config.model
         self.created = int(time.time())
         self.version = package_version()
         self.fingerprint = self._fingerprint()

@@ -36,6 +36,7 @@ CHANGES_NOTHING = {
     "--enable-auto-tool-choice": Foreign("a model whose template has tools may always call them"),
     "--enable-reasoning": Foreign("thoughts are always split off where the template has them"),
     "--reasoning-parser": Foreign("how a model thinks is read off its chat template", takes=None),
+    "--enable-server-load-tracking": Foreign("the load is always told at /load"),
     "--enforce-eager": Foreign("CUDA graphs are captured anyway"),
     "--trust-remote-code": Foreign("code in a checkpoint is never run"),
     "--disable-log-requests": Foreign(_QUIET),

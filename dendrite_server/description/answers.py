@@ -112,7 +112,9 @@ ANSWERS: dict[str, Schema] = {
         metadata=OBJECT,
     ),
     "TreeOfBranches": shape(id=STRING, object=word("tree"), branches=list_of(ref("Branch"))),
-    "Model": shape(id=STRING, object=word("model"), created=INTEGER, owned_by=STRING, max_model_len=INTEGER),
+    "Model": shape(
+        id=STRING, object=word("model"), created=INTEGER, owned_by=STRING, root=STRING, max_model_len=INTEGER
+    ),
     "ModelList": shape(object=word("list"), data=list_of(ref("Model"))),
     "Search": shape(id=STRING, object=STRING, status=STRING),
     "Tokens": shape(count=INTEGER, max_model_len=INTEGER, tokens=list_of(INTEGER)),
@@ -121,6 +123,7 @@ ANSWERS: dict[str, Schema] = {
         eos_token=NULLABLE_STRING, bos_token=NULLABLE_STRING, chat_template=NULLABLE_STRING
     ),
     "Health": shape(status=word("ok", "draining", "closed")),
+    "Load": shape(server_load=INTEGER),
     "Version": shape(version=STRING),
     "Document": shape(openapi=STRING, info=OBJECT, paths=OBJECT),
     "Message": {

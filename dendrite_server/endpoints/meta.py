@@ -38,7 +38,7 @@ def _model(service: Service, name: str) -> Body:
         "object": "model",
         "created": service.created,
         "owned_by": "dendrite",
-        "root": service.names[0],
+        "root": service.root,
         "parent": None,
         "max_model_len": service.engine.config.max_model_len,
     }
@@ -71,6 +71,11 @@ async def health(request: Request) -> Response:
 def _health(status: str, body: Body) -> Response:
     content = encode_json({"status": status, **body})
     return Response(content, 200 if status == "ok" else 503, media_type="application/json")
+
+
+async def load(request: Request) -> Response:
+    """How much there is to do, in vLLM's shape: prompts that wait or are answered."""
+    return json_response({"server_load": service_of(request).engine.in_flight})
 
 
 async def show_version(request: Request) -> Response:
@@ -169,6 +174,9 @@ routes = [
     # Names of models may hold slashes, as hub ids do.
     Route("/v1/models/{model:path}", get_model, methods=["GET"]),
     Route("/health", health, methods=["GET"]),
+    # Amazon SageMaker's name for it.
+    Route("/ping", health, methods=["GET", "POST"]),
+    Route("/load", load, methods=["GET"]),
     Route("/version", show_version, methods=["GET"]),
     Route("/metrics", metrics, methods=["GET"]),
     Route("/openapi.json", show_openapi, methods=["GET"]),

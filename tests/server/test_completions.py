@@ -148,10 +148,11 @@ def test_tokenize_messages(http: httpx.Client, server: Server) -> None:
     assert http.post("/detokenize", json={"tokens": bare["tokens"]}).json()["prompt"].endswith("<|im_end|>\n")
 
 
-def test_models(client: openai.OpenAI, http: httpx.Client) -> None:
+def test_models(client: openai.OpenAI, http: httpx.Client, server: Server) -> None:
     assert [model.id for model in client.models.list()] == [MODEL]
     assert client.models.retrieve(MODEL).owned_by == "dendrite"
     Model.model_validate(http.get(f"/v1/models/{MODEL}").json(), strict=True)
+    assert http.get("/v1/models").json()["data"][0]["root"] == server.engine.config.model
     with pytest.raises(openai.NotFoundError) as caught:
         client.models.retrieve("another/model")
     assert (caught.value.code, caught.value.param) == ("model_not_found", "model")

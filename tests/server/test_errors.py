@@ -139,7 +139,8 @@ class TestGuarded:
             answer = httpx.get(guarded.url + path, headers=headers)
             error = check(answer, 401, "authentication_error", "invalid_api_key", None)
             assert "s3cret" not in json.dumps(error)
-        assert httpx.get(guarded.url + "/health", headers=headers).status_code == 200
+        for path in ("/health", "/ping"):
+            assert httpx.get(guarded.url + path, headers=headers).status_code == 200
 
     def test_the_right_key_through_the_sdk(self, guarded: Server) -> None:
         with openai.OpenAI(base_url=f"{guarded.url}/v1", api_key="s3cret", max_retries=0) as client:

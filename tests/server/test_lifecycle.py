@@ -62,8 +62,10 @@ class TestHangUp:
     def test_all_prompts_of_a_request_stop(self, server: Server) -> None:
         with raw_request(server, {**LONG, "prompt": ["one", "two", "three"], "n": 2}):
             server.settle("running", 6)
+            assert httpx.get(f"{server.url}/load").json() == {"server_load": 3}
         server.settle("running", 0)
         server.settle("used", 0)
+        assert httpx.get(f"{server.url}/load").json() == {"server_load": 0}
 
     def test_one_bad_prompt_stops_the_others(self, server: Server) -> None:
         body = {**LONG, "prompt": [[1], [2], [3] * 200]}
@@ -287,7 +289,10 @@ def test_a_process_says_what_it_serves_and_ends_cleanly(checkpoint: Path) -> Non
         assert httpx.get(f"{served.url}/v1/models").status_code == 401
         key = {"authorization": "Bearer k"}
         models = httpx.get(f"{served.url}/v1/models", headers=key).json()["data"]
-        assert [model["id"] for model in models] == ["a", "b"]
+        assert [(model["id"], model["root"]) for model in models] == [
+            ("a", str(checkpoint)),
+            ("b", str(checkpoint)),
+        ]
         assert served.stop() == 0
         assert served.child.communicate()[1] == ""
 
