@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dendrite_core.engine.engine import Engine
@@ -32,7 +33,7 @@ from dendrite_server.endpoints import (
     search,
     stored,
 )
-from dendrite_server.errors import Unauthorized, answer_error, error_response, report
+from dendrite_server.errors import CorsRefused, Unauthorized, answer_error, error_response, report
 from dendrite_server.page import serving as page
 from dendrite_server.protocol.identity import new_request_id
 from dendrite_server.responses.archive import Archive
@@ -56,7 +57,7 @@ def create_app(engine: Engine, config: ServerConfig | None = None) -> Starlette:
     middleware = [
         Middleware(Envelope),
         Middleware(
-            CORSMiddleware,
+            Cors,
             allow_origins=config.allowed_origins,
             allow_origin_regex=_LOCAL_ORIGIN,
             allow_methods=["*"],
@@ -145,6 +146,20 @@ def _request_id(scope: Scope) -> str:
     """The caller's own id where it is a plain one, so that both sides' logs can be joined."""
     asked = Headers(scope=scope).get("x-request-id", "")
     return asked if _REQUEST_ID.fullmatch(asked) else new_request_id()
+
+
+class Cors(CORSMiddleware):
+    """starlette's, whose refusals get OpenAI's shape like any other."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        found = super().preflight_response(request_headers)
+        if found.status_code == 200:
+            return found
+        reason = bytes(found.body).decode()
+        hint = " '--allowed-origins' names those whose pages may call." if "origin" in reason else ""
+        told = error_response(CorsRefused(f"{reason}.{hint}"))
+        told.headers.update({**found.headers, **told.headers})
+        return told
 
 
 class KeyCheck:

@@ -42,6 +42,12 @@ class InvalidHttp(RequestError):
     code = "invalid_http"
 
 
+class CorsRefused(RequestError):
+    """A browser asks whether a page of another origin may call, and it may not."""
+
+    code = "cors_refused"
+
+
 class Unauthorized(RequestError):
     """No API key, or a wrong one."""
 

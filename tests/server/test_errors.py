@@ -182,7 +182,10 @@ class TestGuarded:
 
         local = "http://localhost:3000"
         assert preflight(local).headers["access-control-allow-origin"] == local
-        assert "access-control-allow-origin" not in preflight("http://evil.example").headers
+        evil = preflight("http://evil.example")
+        assert "--allowed-origins" in check(evil, 400, BAD, "cors_refused", None)["message"]
+        assert "access-control-allow-origin" not in evil.headers
+        assert "POST" in evil.headers["access-control-allow-methods"]
         refused = httpx.get(f"{guarded.url}/v1/models", headers={"origin": local})
         assert refused.status_code == 401
         assert refused.headers["access-control-allow-origin"] == local
