@@ -11,7 +11,7 @@ class CacheStats:
 
     pages_shared: more than one branch holds the page. pages_cached: no branch holds it, eviction may take
     it. copies: pages copied on write. joins: full pages given back for an equal one. parked: branches
-    whose KV was given up. evictions: pages taken from cached content.
+    whose KV was given up for want of pages. evictions: pages taken from cached content.
     """
 
     pages_total: int

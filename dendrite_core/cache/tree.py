@@ -291,12 +291,12 @@ class TreeCache:
     def drop(self, branch: Branch, discard: bool = False) -> None:
         """Park a branch: its tokens stay, its KV becomes cached content that eviction may take.
 
-        With `discard`, pages that nothing else holds are freed at once instead.
+        With `discard`, for KV that nobody wants any more, pages that nothing else holds are freed at once.
         """
         self.stop(branch)
         if branch.cursor is not None:
             self._leave(branch, discard)
-            self._parked += 1
+            self._parked += not discard
 
     def _attach(self, branch: Branch, limit: int) -> None:
         """Move the cursor down along the branch's tokens below `limit`, as far as KV is cached."""

@@ -56,9 +56,9 @@ class Job:
         tokens = self.prompt.branch.tokens(1, self.prompt.prompt_length)
         return (None, *map(token_logprob, tokens, self.prompt.scored))
 
-    def finish_reasons(self) -> Iterator[str]:
-        """Why its choices have ended, of those that have."""
-        return (choice.finish_reason for choice in self.choices if choice.finish_reason is not None)
+    def finish_reasons(self, of_the_rest: str = "error") -> list[str]:
+        """Why its choices have ended; what has not ends now."""
+        return [choice.finish_reason or of_the_rest for choice in self.choices]
 
     def usage(self) -> Usage:
         return Usage(

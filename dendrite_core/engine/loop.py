@@ -297,7 +297,6 @@ class EngineLoop:
             self._end(job, child)
             return
         child.append(token)
-        self.counters.generated_tokens += 1
         job.news.append(choice.push(token, logprob))
         if child.grammar is not None and choice.finish_reason is None:
             self._constrain(job, child, token)
@@ -332,7 +331,8 @@ class EngineLoop:
         job.live -= 1
 
     def _report(self, job: Job) -> None:
-        self.measures.tokens(job.clock, (news.index for news in job.news if news.token_ids))
+        drawn = (news.index for news in job.news if news.token_ids)
+        self.counters.generated_tokens += self.measures.tokens(job.clock, drawn)
         usage = job.usage() if job.live == 0 else None
         self._post(job.stream, Progress(tuple(job.news), usage))
         job.news.clear()
@@ -348,7 +348,7 @@ class EngineLoop:
         if job is None:
             return
         if job.started is None:
-            self._fail([job], SequenceFailed("the request was aborted before its first token"))
+            self._fail([job], SequenceFailed("the request was aborted before its first token"), "abort")
             return
         for child in list(job.unfinished()):
             self._abort_child(job, child)
@@ -379,16 +379,16 @@ class EngineLoop:
         job.news.append(job.choices[child.stream].end("abort"))
         self._end(job, child)
 
-    def _fail(self, jobs: Iterable[Job], error: Exception) -> None:
+    def _fail(self, jobs: Iterable[Job], error: Exception, reason: str = "error") -> None:
         for job in jobs:
             for sequence in list(job.unfinished()):
                 self.scheduler.remove(sequence)
-                self.book.end(sequence, "error")
+                self.book.end(sequence, reason)
             if job.started is None:
                 # Nobody was told this branch's name, so nobody could ever free it.
                 self.book.release([job.prompt.branch])
             del self.jobs[job.stream]
-            self.measures.fail()
+            self.measures.break_off(job.finish_reasons(reason), error)
             self._post(job.stream, error)
 
     def stats(self) -> EngineStats:

@@ -143,8 +143,8 @@ class EngineStats:
     """Counters and gauges at one moment. Pages are counted, not bytes; times are seconds.
 
     `queried_tokens` are the prompt tokens looked for in the tree, `cached_tokens` those of them that were
-    found. `parked` counts branches whose KV was given up. `steps_ahead` of the `steps` were launched before
-    the tokens of the step before were known.
+    found. `parked` counts branches whose KV was given up for want of pages. `steps_ahead` of the `steps` were
+    launched before the tokens of the step before were known.
     """
 
     pages_total: int

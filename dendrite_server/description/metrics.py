@@ -32,7 +32,7 @@ _COUNTERS = (
     ("forks_total", "forks", "Branches forked from another one."),
     ("cow_copies_total", "cow_copies", "Shared tail pages copied at their first write."),
     ("evictions_total", "evictions", "Pages whose cached content was given up."),
-    ("branches_parked_total", "parked", "Branches whose KV was given up while their tokens were kept."),
+    ("branches_parked_total", "parked", "Branches whose KV was given up for want of pages."),
     ("steps_total", "steps", "Steps of the engine."),
 )
 # Name, field of `RequestStats`, meaning.

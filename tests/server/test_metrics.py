@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.server.conftest import Serve
+from tests.server.test_lifecycle import LONG, raw_request
 
 SAMPLE = re.compile(r'(dendrite_[a-z0-9_]+)(\{(?:[a-z_]+="[^"]*",?)+\})? (\S+)')
 SHARED_NAMES = {
@@ -129,3 +130,78 @@ def test_pages_are_counted_as_health_counts_them(fresh: httpx.Client) -> None:
     pages, seen = fresh.get("/health").json()["pages"], scrape(fresh)
     for state in ("free", "used", "shared", "cached"):
         assert seen[f'dendrite_kv_pages{{state="{state}"}}'] == pages[state]
+
+
+def ends(seen: dict[str, float]) -> dict[str, float]:
+    """How many choices ended, by finish reason."""
+    name = "dendrite_request_success_total"
+    return {found[1]: n for key, n in seen.items() if (found := re.fullmatch(name + r'{.*"(\w+)"}', key))}
+
+
+def test_every_reason_is_there_before_its_first_choice(fresh: httpx.Client) -> None:
+    """So that a rate over it sees the first one as well."""
+    assert ends(scrape(fresh)) == {"stop": 0, "length": 0, "abort": 0, "error": 0}
+
+
+def test_callers_who_leave_before_their_first_token_are_no_failures(serve: Serve) -> None:
+    server = serve(max_rows=1)
+    with raw_request(server, LONG):
+        server.settle("running", 1)
+        with raw_request(server, {**LONG, "prompt": "another", "n": 3}):
+            server.settle("waiting", 1)
+        server.settle("waiting", 0)
+    server.settle("running", 0)
+    with httpx.Client(base_url=server.url) as http:
+        seen = scrape(http)
+    assert ends(seen) == {"stop": 0, "length": 0, "abort": 1 + 3, "error": 0}
+    assert seen["dendrite_request_failure_total"] == 0
+
+
+def test_a_parent_that_is_deleted_meanwhile_is_no_failure_of_the_server(serve: Serve) -> None:
+    server = serve(max_rows=1)
+    with httpx.Client(base_url=server.url, timeout=30) as http:
+        parent = complete(http, prompt="a", max_tokens=2)
+        with raw_request(server, LONG):
+            server.settle("running", 1)
+            with raw_request(server, {"parent_id": parent["id"], "max_tokens": 2, "n": 2}):
+                server.settle("waiting", 1)
+                http.delete(f"/v1/branches/{parent['tree']['prompt_branch_id']}").raise_for_status()
+                server.settle("waiting", 0)
+        server.settle("running", 0)
+        seen = scrape(http)
+    assert ends(seen) == {"stop": 0, "length": 1, "abort": 1, "error": 2}
+    assert seen["dendrite_request_failure_total"] == 0
+
+
+def test_a_fault_ends_what_is_left_of_a_request(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve()
+    runner = server.engine._loop.runner
+    with httpx.Client(base_url=server.url, timeout=30) as http:
+        monkeypatch.setattr(runner, "run", lambda batch: 1 / 0)
+        assert http.post("/v1/completions", json={"prompt": "a", "n": 2}).status_code == 500
+        monkeypatch.undo()
+        complete(http, prompt="b", max_tokens=2)
+        seen = scrape(http)
+    assert ends(seen) == {"stop": 0, "length": 1, "abort": 0, "error": 2}
+    assert seen["dendrite_request_failure_total"] == 1
+
+
+def test_tokens_that_could_only_follow_one_way_are_generated_too(fresh: httpx.Client) -> None:
+    held = {"structured_outputs": {"regex": "the tree of (page|root)s"}}
+    body = complete(fresh, prompt="a", max_tokens=40, **held)
+    seen = scrape(fresh)
+    assert body["usage"]["completion_tokens"] > seen["dendrite_steps_total"], "nothing was taken at once"
+    assert seen["dendrite_generation_tokens_total"] == body["usage"]["completion_tokens"]
+    assert seen["dendrite_request_generation_tokens_sum"] == body["usage"]["completion_tokens"]
+
+
+def test_what_callers_delete_was_not_given_up_for_want_of_pages(serve: Serve) -> None:
+    server = serve(num_pages=24)
+    with httpx.Client(base_url=server.url, timeout=30) as http:
+        for number in range(3):
+            tree = complete(http, prompt=[number] * 40, max_tokens=8, n=3)["tree"]
+            http.delete(f"/v1/branches/{tree['prompt_branch_id']}").raise_for_status()
+        assert scrape(http)["dendrite_branches_parked_total"] == 0
+        for number in range(8):
+            complete(http, prompt=[number] * 64, max_tokens=8)
+        assert scrape(http)["dendrite_branches_parked_total"] > 0

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from dendrite_core.engine.measures import histogram
 from dendrite_core.engine.measures.histogram import Histogram, HistogramData
+from dendrite_core.errors import SequenceFailed
 
 
 @dataclass(slots=True)
@@ -24,7 +25,11 @@ class Clock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestStats:
-    """What `RequestMeasures` has noted so far. `finished` counts choices by finish reason."""
+    """What `RequestMeasures` has noted so far.
+
+    `finished` counts choices by finish reason, `error` among them: each that was asked for ends under one.
+    `failed` counts requests that a fault ended.
+    """
 
     queue_seconds: HistogramData
     first_token_seconds: HistogramData
@@ -50,7 +55,7 @@ class RequestMeasures:
         self._completion_tokens = Histogram(histogram.COUNTS)
         self._branches = Histogram(histogram.BRANCHES)
         self._depth = Histogram(histogram.DEPTHS)
-        self._finished: Counter[str] = Counter()
+        self._finished = Counter({"stop": 0, "length": 0, "abort": 0, "error": 0})
         self._failed = 0
 
     def start(self, *, queued: float, prompt_tokens: int, branches: int, depth: int) -> None:
@@ -60,16 +65,18 @@ class RequestMeasures:
         self._branches.observe(branches)
         self._depth.observe(depth)
 
-    def tokens(self, clock: Clock, choices: Iterable[int]) -> None:
-        """One more token for each of these choices of a request."""
-        now = time.monotonic()
+    def tokens(self, clock: Clock, choices: Iterable[int]) -> int:
+        """One more token for each of these choices of a request; how many those are."""
+        now, count = time.monotonic(), 0
         for index in choices:
+            count += 1
             before = clock.last_token.get(index)
             if before is not None:
                 self._inter_token.observe(now - before)
             elif not clock.last_token:
                 self._first_token.observe(now - clock.submitted)
             clock.last_token[index] = now
+        return count
 
     def end(self, clock: Clock, reasons: Iterable[str], completion_tokens: Iterable[int]) -> None:
         """All choices of a request have ended."""
@@ -78,9 +85,13 @@ class RequestMeasures:
         for count in completion_tokens:
             self._completion_tokens.observe(count)
 
-    def fail(self) -> None:
-        """A request was ended by a fault."""
-        self._failed += 1
+    def break_off(self, reasons: Collection[str], error: Exception) -> None:
+        """A request was ended early by an error, its choices for these reasons.
+
+        A caller who was wrong, or who has left, is no fault of the server's.
+        """
+        self._finished.update(reasons)
+        self._failed += isinstance(error, SequenceFailed) and "error" in reasons
 
     def stats(self) -> RequestStats:
         return RequestStats(
