@@ -36,6 +36,18 @@ class BodyTooLarge(RequestError):
     code = "request_too_large"
 
 
+class InvalidEncoding(RequestError):
+    """A packed body that cannot be unpacked."""
+
+    code = "invalid_content_encoding"
+
+
+class UnsupportedEncoding(RequestError):
+    """A body packed in a way that nobody here knows."""
+
+    code = "unsupported_content_encoding"
+
+
 class InvalidHttp(RequestError):
     """What arrived is no request at all."""
 
@@ -88,6 +100,7 @@ TABLE = (
     Row(UnknownRoute, 404, "invalid_request_error"),
     Row(WrongMethod, 405, "invalid_request_error"),
     Row(BodyTooLarge, 413, "invalid_request_error"),
+    Row(UnsupportedEncoding, 415, "invalid_request_error"),
     Row(Unauthorized, 401, "authentication_error"),
     Row(RequestError, 400, "invalid_request_error"),
     Row(QueueFull, 429, "rate_limit_error", "rate_limit_exceeded"),
@@ -127,6 +140,8 @@ def error_response(error: Exception) -> Response:
     if isinstance(error, QueueFull):
         headers["retry-after"] = str(math.ceil(error.retry_after))
         headers["retry-after-ms"] = str(math.ceil(error.retry_after * 1000))
+    if isinstance(error, UnsupportedEncoding):
+        headers["accept-encoding"] = "gzip, deflate"
     if isinstance(error, Unauthorized):
         headers["www-authenticate"] = "Bearer"
     content = encode_json(error_body(error))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import zlib
 from collections.abc import AsyncGenerator, Coroutine
 from typing import Any, TypeVar
 
@@ -18,7 +19,15 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from dendrite_core.errors import RequestError
-from dendrite_server.errors import BodyTooLarge, InvalidHttp, error_body, error_frame, report
+from dendrite_server.errors import (
+    BodyTooLarge,
+    InvalidEncoding,
+    InvalidHttp,
+    UnsupportedEncoding,
+    error_body,
+    error_frame,
+    report,
+)
 from dendrite_server.protocol.identity import new_request_id
 from dendrite_server.protocol.response import encode_json
 
@@ -50,7 +59,11 @@ def _refusal(error: RequestError) -> bytes:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body. Raises `BodyTooLarge` once it is read to its end, so that the client hears it."""
+    """The whole body, unpacked if it came packed.
+
+    Raises `BodyTooLarge`, `InvalidEncoding` and `UnsupportedEncoding` once it is read to its end, so that the
+    client hears it.
+    """
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
@@ -61,7 +74,34 @@ async def read_body(request: Request, limit: int) -> bytes:
             break
     if size > limit:
         raise BodyTooLarge(f"The request body is larger than {limit} bytes.")
-    return b"".join(chunks)
+    body, encoding = b"".join(chunks), request.headers.get("content-encoding", "").strip().lower()
+    # In a thread, because little can unpack to `limit`.
+    return body if encoding in ("", "identity") else await asyncio.to_thread(unpack, body, encoding, limit)
+
+
+def unpack(body: bytes, encoding: str, limit: int) -> bytes:
+    """What a `Content-Encoding` holds. Raises `BodyTooLarge`, `InvalidEncoding`, `UnsupportedEncoding`."""
+    match encoding:
+        case "gzip" | "x-gzip":
+            window = 16 + zlib.MAX_WBITS
+        case "deflate":
+            # Some leave zlib's header out, which begins with the number of its method.
+            window = zlib.MAX_WBITS if body[:1] and body[0] & 15 == zlib.DEFLATED else -zlib.MAX_WBITS
+        case _:
+            raise UnsupportedEncoding(
+                f"Content-Encoding '{encoding}' is not known here; gzip and deflate are."
+            )
+    stream = zlib.decompressobj(window)
+    try:
+        found = stream.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise InvalidEncoding(f"The request body is not what Content-Encoding says: {error}") from None
+    if len(found) > limit:
+        raise BodyTooLarge(f"The request body is larger than {limit} bytes when it is unpacked.")
+    if not stream.eof or stream.unused_data:
+        what = "goes on after its end" if stream.eof else "is cut off"
+        raise InvalidEncoding(f"The request body is not what Content-Encoding says: it {what}.")
+    return found
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

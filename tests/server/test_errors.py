@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,47 @@ def test_a_bad_chat_request(
 ) -> None:
     content = body if isinstance(body, str) else json.dumps({**body, "stream": stream})
     check(http.post("/v1/chat/completions", content=content), status, BAD, code, param)
+
+
+def raw_deflate(body: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(body) + packer.flush()
+
+
+PACKED = [
+    ("gzip", gzip.compress),
+    ("X-GZIP", gzip.compress),
+    ("deflate", zlib.compress),
+    ("deflate", raw_deflate),
+    ("identity", bytes),
+]
+
+
+@pytest.mark.parametrize(("encoding", "pack"), PACKED)
+def test_a_body_may_come_packed(http: httpx.Client, encoding: str, pack: Callable[[bytes], bytes]) -> None:
+    body = json.dumps({"prompt": "the tree " * 50, "max_tokens": 4, "seed": 1}).encode()
+    plain = http.post("/v1/completions", content=body)
+    packed = http.post("/v1/completions", content=pack(body), headers={"content-encoding": encoding})
+    assert packed.status_code == 200
+    assert packed.json()["choices"][0]["text"] == plain.json()["choices"][0]["text"]
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+@pytest.mark.parametrize("spoil", ["cut", "longer", "plain"])
+def test_a_body_that_cannot_be_unpacked(http: httpx.Client, encoding: str, spoil: str) -> None:
+    whole = b'{"prompt": [1]}'
+    packed = gzip.compress(whole) if encoding == "gzip" else zlib.compress(whole)
+    sent = {"cut": packed[:-1], "longer": packed + b"x", "plain": whole}[spoil]
+    answer = http.post("/v1/completions", content=sent, headers={"content-encoding": encoding})
+    message = check(answer, 400, BAD, "invalid_content_encoding", None)["message"]
+    assert "Content-Encoding" in message
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip"])
+def test_a_body_packed_in_a_way_nobody_knows(http: httpx.Client, encoding: str) -> None:
+    answer = http.post("/v1/completions", content=b"x" * 100_000, headers={"content-encoding": encoding})
+    assert f"'{encoding}'" in check(answer, 415, BAD, "unsupported_content_encoding", None)["message"]
+    assert answer.headers["accept-encoding"] == "gzip, deflate"
 
 
 def test_a_long_prompt_is_called_prompt_in_completions(http: httpx.Client) -> None:
@@ -160,6 +203,17 @@ class TestGuarded:
         check(answer, 413, BAD, "request_too_large", None)
         chunked = http.post("/v1/completions", content=iter([b"x" * (size // 2)] * 2))
         check(chunked, 413, BAD, "request_too_large", None)
+
+    @pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])
+    def test_a_body_that_is_too_large_once_it_is_unpacked(
+        self, http: httpx.Client, pack: Callable[[bytes], bytes]
+    ) -> None:
+        headers = {"content-encoding": "gzip" if pack is gzip.compress else "deflate"}
+        whole = json.dumps({"prompt": [1], "max_tokens": 1})
+        fits, larger = (pack(whole.ljust(size).encode()) for size in (4096, 4097))
+        assert http.post("/v1/completions", content=fits, headers=headers).status_code == 200
+        answer = http.post("/v1/completions", content=larger, headers=headers)
+        check(answer, 413, BAD, "request_too_large", None)
 
     def test_a_full_queue(self, guarded: Server, http: httpx.Client) -> None:
         params = SamplingParams(max_tokens=1500, ignore_eos=True)
