@@ -1,13 +1,13 @@
 """`/metrics`: the engine's numbers as Prometheus text.
 
-A name in common use for the same thing is kept after the prefix, so that panels made for other servers
-translate by a search and replace.
+A name in common use for the same thing is kept after the prefix, as is the label `model_name`, so that
+panels made for other servers translate by a search and replace.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from dendrite_core.engine.measures.histogram import HistogramData
 from dendrite_core.engine.messages import EngineStats
@@ -51,40 +51,50 @@ _PAGE_STATES = ("free", "used", "shared", "cached")
 
 
 def metrics_text(stats: EngineStats, model: str) -> str:
-    """Everything there is, as the text format 0.0.4."""
-    lines: list[str] = []
+    """Everything there is, as the text format 0.0.4; every sample is labelled with the `model`."""
+    page = _Page(model)
     for name, field, text in _GAUGES:
-        lines += _family(name, "gauge", text, {"": getattr(stats, field)})
-    pages = {f'{{state="{state}"}}': getattr(stats, f"pages_{state}") for state in _PAGE_STATES}
-    lines += _family("kv_pages", "gauge", "Pages of KV by state; shared ones are among the used.", pages)
+        page.family(name, "gauge", text, {"": getattr(stats, field)})
+    pages = {f'state="{state}"': getattr(stats, f"pages_{state}") for state in _PAGE_STATES}
+    page.family("kv_pages", "gauge", "Pages of KV by state; shared ones are among the used.", pages)
     used = {"": stats.pages_used / stats.pages_total}
-    lines += _family("kv_cache_usage_perc", "gauge", "Used pages, 1 is all.", used)
+    page.family("kv_cache_usage_perc", "gauge", "Used pages, 1 is all.", used)
     for name, field, text in _COUNTERS:
-        lines += _family(name, "counter", text, {"": getattr(stats, field)})
-    ended = {f'{{finished_reason="{reason}"}}': n for reason, n in sorted(stats.requests.finished.items())}
-    lines += _family("request_success_total", "counter", "Choices that ended, by finish reason.", ended)
+        page.family(name, "counter", text, {"": getattr(stats, field)})
+    ended = {f'finished_reason="{reason}"': n for reason, n in sorted(stats.requests.finished.items())}
+    page.family("request_success_total", "counter", "Choices that ended, by finish reason.", ended)
     failed = {"": stats.requests.failed}
-    lines += _family("request_failure_total", "counter", "Requests that a fault ended.", failed)
+    page.family("request_failure_total", "counter", "Requests that a fault ended.", failed)
     for name, field, text in _HISTOGRAMS:
-        lines += _histogram(name, text, getattr(stats.requests, field))
-    info = {f'{{model_name="{_escaped(model)}",page_size="{stats.page_size}"}}': 1}
-    return "\n".join([*lines, *_family("model_info", "gauge", "What is served.", info)]) + "\n"
+        page.histogram(name, text, getattr(stats.requests, field))
+    page.family("model_info", "gauge", "What is served.", {f'page_size="{stats.page_size}"': 1})
+    return "\n".join(page.lines) + "\n"
 
 
-def _family(name: str, kind: str, text: str, samples: Mapping[str, float]) -> Iterable[str]:
-    yield f"# HELP {PREFIX}{name} {text}"
-    yield f"# TYPE {PREFIX}{name} {kind}"
-    for labels, value in samples.items():
-        yield f"{PREFIX}{name}{labels} {value:.9g}"
+class _Page:
+    """Lines of text, whose samples all carry one label: others' panels select by it."""
 
+    def __init__(self, model: str) -> None:
+        self.lines: list[str] = []
+        self._model = f'model_name="{_escaped(model)}"'
 
-def _histogram(name: str, text: str, data: HistogramData) -> Iterable[str]:
-    yield from _family(name, "histogram", text, {})
-    sums = list(itertools.accumulate(data.counts))
-    for bound, count in zip((*map(repr, data.bounds), "+Inf"), sums, strict=True):
-        yield f'{PREFIX}{name}_bucket{{le="{bound}"}} {count}'
-    yield f"{PREFIX}{name}_sum {data.total:.9g}"
-    yield f"{PREFIX}{name}_count {sums[-1]}"
+    def family(self, name: str, kind: str, text: str, samples: Mapping[str, float]) -> None:
+        """A metric with its values, each by the labels that it has besides."""
+        self.lines += (f"# HELP {PREFIX}{name} {text}", f"# TYPE {PREFIX}{name} {kind}")
+        self.lines += [self._sample(name, own, f"{value:.9g}") for own, value in samples.items()]
+
+    def histogram(self, name: str, text: str, data: HistogramData) -> None:
+        """A metric of which it is counted how often it was how large."""
+        self.family(name, "histogram", text, {})
+        sums = list(itertools.accumulate(data.counts))
+        for bound, count in zip((*map(repr, data.bounds), "+Inf"), sums, strict=True):
+            self.lines.append(self._sample(f"{name}_bucket", f'le="{bound}"', str(count)))
+        self.lines.append(self._sample(f"{name}_sum", "", f"{data.total:.9g}"))
+        self.lines.append(self._sample(f"{name}_count", "", str(sums[-1])))
+
+    def _sample(self, name: str, own: str, value: str) -> str:
+        labels = f"{self._model},{own}" if own else self._model
+        return f"{PREFIX}{name}{{{labels}}} {value}"
 
 
 def _escaped(text: str) -> str:

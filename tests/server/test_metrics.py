@@ -13,7 +13,8 @@ import pytest
 from tests.server.conftest import Serve
 from tests.server.test_lifecycle import LONG, raw_request
 
-SAMPLE = re.compile(r'(dendrite_[a-z0-9_]+)(\{(?:[a-z_]+="[^"]*",?)+\})? (\S+)')
+# Every sample says which model it is about, and what comes after that is its own.
+SAMPLE = re.compile(r'(dendrite_[a-z0-9_]+)\{model_name="tiny"((?:,[a-z_]+="[^"]*")*)\} (\S+)')
 SHARED_NAMES = {
     "dendrite_num_requests_running",
     "dendrite_num_requests_waiting",
@@ -54,7 +55,8 @@ def parse(text: str) -> tuple[dict[str, str], dict[str, float]]:
             assert found, line
             family = re.sub(r"_(bucket|sum|count)$", "", found[1])
             assert found[1] in kinds or kinds.get(family) == "histogram", line
-            samples[found[1] + (found[2] or "")] = float(found[3])
+            own = found[2].removeprefix(",")
+            samples[found[1] + (f"{{{own}}}" if own else "")] = float(found[3])
     return kinds, samples
 
 
