@@ -12,9 +12,10 @@ from dendrite_core.errors import RequestError
 class ServerConfig:
     """How the server listens, whom it lets in, and what it puts up with.
 
-    `model_names` are the names the model answers to, the first one is the default (none: its folder's
-    name). Times are seconds: `keep_alive` of silence before a stream sends a comment, `patience` before a
-    reader that takes nothing is dropped, `drain_timeout` for running requests after SIGTERM.
+    Callers must send one of `api_keys` (none: anybody may call). `model_names` are those the model answers
+    to, the first one is the default (none: its folder's name). Times are seconds: `keep_alive` of silence
+    before a stream sends a comment, `patience` before a reader that takes nothing is dropped, `drain_timeout`
+    for running requests after SIGTERM.
     `store_count` and `store_bytes` bound what is kept of responses, of conversations and of stored chat
     completions each; with `store_path`, a file, it is there again after a restart, and so are branches.
     Pages of this machine and of `allowed_origins` ("*": of any) may call from a browser. `unknown_fields`
@@ -26,7 +27,7 @@ class ServerConfig:
 
     host: str = "127.0.0.1"
     port: int = 8000
-    api_key: str | None = None
+    api_keys: tuple[str, ...] = ()
     model_names: tuple[str, ...] = ()
     max_body_bytes: int = 32 << 20
     keep_alive: float = 15.0

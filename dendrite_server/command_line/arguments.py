@@ -27,8 +27,14 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """The options as given; a leading `serve` is taken for people who are used to one, _ in names for -."""
     words = argv[1:] if argv and argv[0] == "serve" else argv
-    arguments = _parser().parse_args([_UNDERSCORED.sub(_with_dashes, word, count=1) for word in words])
+    parser = _parser()
+    arguments = parser.parse_args([_UNDERSCORED.sub(_with_dashes, word, count=1) for word in words])
     arguments.model = arguments.model or arguments.positional_model
+    if arguments.model is None and any(len(keys) > 1 for keys in arguments.api_key):
+        # Else the server would be open to all who guess that its key is a model's name.
+        parser.error(
+            "--api-key: is one of the keys the model? Give it first or as --model, or repeat --api-key"
+        )
     return arguments
 
 
@@ -147,7 +153,15 @@ def _add_http_options(group: argparse._ArgumentGroup) -> None:
     add, own = group.add_argument, ServerConfig()
     add("--host", default=own.host, help="address to listen on, 0.0.0.0 for all")
     add("--port", type=int, default=own.port, help="port to listen on, 0 for any free one")
-    add("--api-key", metavar="KEY", help="key that callers must send (environment: DENDRITE_API_KEY)")
+    add(
+        "--api-key",
+        action="append",
+        nargs="+",
+        type=_key,
+        default=[],
+        metavar="KEY",
+        help="keys of which callers must send one (environment: DENDRITE_API_KEY)",
+    )
     add("--max-body-size", type=_bytes, default="32M", metavar="SIZE", help="largest request")
     add(
         "--keep-alive",
@@ -222,6 +236,12 @@ def _dtype(text: str) -> str | None:
     return _DTYPES.get(text, text)
 
 
+def _key(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("a key is empty")
+    return text
+
+
 def _strings(text: str) -> tuple[str, ...]:
     try:
         found = json.loads(text)
@@ -261,12 +281,19 @@ def engine_config(arguments: argparse.Namespace) -> EngineConfig:
     )
 
 
+def _keys(given: list[list[str]]) -> tuple[str, ...]:
+    """Those of all `--api-key`, else the environment's."""
+    keys = tuple(key for keys in given for key in keys)
+    own = os.environ.get("DENDRITE_API_KEY")
+    return keys or ((own,) if own else ())
+
+
 def server_config(arguments: argparse.Namespace) -> ServerConfig:
     names = arguments.served_model_name or ([] if arguments.model else [EMBEDDED_NAME])
     return ServerConfig(
         host=arguments.host,
         port=arguments.port,
-        api_key=arguments.api_key or os.environ.get("DENDRITE_API_KEY") or None,
+        api_keys=_keys(arguments.api_key),
         model_names=tuple(names),
         max_body_bytes=arguments.max_body_size,
         keep_alive=arguments.keep_alive,

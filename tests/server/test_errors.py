@@ -166,7 +166,9 @@ class TestGuarded:
 
     @pytest.fixture(scope="class")
     def guarded(self, serve: Serve) -> Server:
-        config = ServerConfig(api_key="s3cret", max_body_bytes=4096, model_names=("a", "b/c"))
+        config = ServerConfig(
+            api_keys=("other", "s3cret", "third"), max_body_bytes=4096, model_names=("a", "b/c")
+        )
         return serve(config, max_waiting=1, max_rows=1)
 
     @pytest.fixture(scope="class")
@@ -184,6 +186,11 @@ class TestGuarded:
             assert "s3cret" not in json.dumps(error)
         for path in ("/health", "/ping"):
             assert httpx.get(guarded.url + path, headers=headers).status_code == 200
+
+    @pytest.mark.parametrize("key", ["other", "s3cret", "third"])
+    def test_any_of_the_keys(self, guarded: Server, key: str) -> None:
+        headers = {"authorization": f"Bearer {key}"}
+        assert httpx.get(f"{guarded.url}/v1/models", headers=headers).status_code == 200
 
     def test_the_right_key_through_the_sdk(self, guarded: Server) -> None:
         with openai.OpenAI(base_url=f"{guarded.url}/v1", api_key="s3cret", max_retries=0) as client:

@@ -436,8 +436,22 @@ def test_options_become_settings() -> None:
     engine, server = engine_config(arguments), server_config(arguments)
     assert (engine.model, engine.kv_cache_bytes) == ("m", 3 << 29)
     assert (engine.page_size, engine.max_rows) == (32, 7)
-    assert (server.api_key, server.host, server.max_body_bytes) == ("k", "::1", 65536)
+    assert (server.api_keys, server.host, server.max_body_bytes) == (("k",), "::1", 65536)
     assert server.model_names == ()
+
+
+def test_keys_may_be_several(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("DENDRITE_API_KEY", "own")
+    assert server_config(parse_arguments(["m"])).api_keys == ("own",)
+    several = parse_arguments(["m", "--api-key", "a", "b", "--api-key=c"])
+    assert server_config(several).api_keys == ("a", "b", "c")
+    assert server_config(parse_arguments(["--api-key", "a", "--api-key", "b"])).api_keys == ("a", "b")
+    with pytest.raises(SystemExit):
+        parse_arguments(["--api-key", "a", "m"])
+    assert "is one of the keys the model?" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parse_arguments(["m", "--api-key", ""])
+    assert "a key is empty" in capsys.readouterr().err
 
 
 def test_without_a_model_the_embedded_one_is_served() -> None:

@@ -67,7 +67,7 @@ def test_nothing_is_written_into_the_page_but_text() -> None:
 
 
 def test_the_page_opens_without_the_key_and_shows_nothing_without_it(serve: Serve) -> None:
-    server = serve(ServerConfig(api_key="secret"))
+    server = serve(ServerConfig(api_keys=("secret",)))
     assert httpx.get(f"{server.url}/").status_code == 200
     assert httpx.get(f"{server.url}/page/main.js").status_code == 200
     for path in ("/v1/trees", "/v1/trees/events", "/v1/trees/x", "/v1/trees/x/events", "/page"):

@@ -130,6 +130,6 @@ def test_errors_are_said_in_a_line(serve: Serve, server: Server, capsys: pytest.
     assert "tree_none" in printed(capsys, "tree", "tree_none", *at(server))[2]
     assert "give a prompt" in printed(capsys, "search", *at(server))[2]
     assert "'budget.depth'" in printed(capsys, "search", "x", "--depth", "0", *at(server))[2]
-    guarded = serve(ServerConfig(api_key="k"))
+    guarded = serve(ServerConfig(api_keys=("k",)))
     assert "No API key" in printed(capsys, "tree", *at(guarded))[2]
     assert "no trees yet" in printed(capsys, "tree", "--api-key", "k", *at(guarded))[2]

@@ -74,7 +74,7 @@ def test_an_error_has_its_four_keys(
 
 
 def test_a_missing_key_has_the_same_envelope(serve: Serve) -> None:
-    guarded = serve(ServerConfig(api_key="secret"))
+    guarded = serve(ServerConfig(api_keys=("secret",)))
     status, headers, raw = send(guarded, "/v1/models")
     error = json.loads(raw)["error"]
     assert (status, error["type"], error["code"]) == (401, "authentication_error", "invalid_api_key")
