@@ -15,7 +15,7 @@ import uvicorn
 from dendrite_core.engine.engine import Engine
 from dendrite_core.errors import DendriteError, RequestError
 from dendrite_server.app import create_app
-from dendrite_server.command_line.arguments import engine_config, parse_arguments, server_config
+from dendrite_server.command_line.arguments import engine_config, note_unused, parse_arguments, server_config
 from dendrite_server.config import ServerConfig
 from dendrite_server.service import Service
 from dendrite_server.transport import HttpProtocol
@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             # What was loaded lives as long as the process; the collector need not walk it at every turn.
             gc.collect()
             gc.freeze()
+            note_unused(arguments, engine.config.device)
             serve(engine, config)
     except DendriteError as error:
         print(f"dendrite: cannot serve {arguments.model or 'the embedded model'}: {error}", file=sys.stderr)

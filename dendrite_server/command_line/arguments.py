@@ -12,7 +12,8 @@ from typing import NoReturn
 
 from dendrite_core.config import ATTENTION_BACKENDS, PAGE_SIZES, EngineConfig
 from dendrite_core.engine.engine import EMBEDDED
-from dendrite_server.command_line.vllm_options import add_vllm_options
+from dendrite_server.command_line.other_names import refuse_other_names, refuse_unknown
+from dendrite_server.command_line.vllm_options import add_vllm_options, print_note
 from dendrite_server.config import ServerConfig
 from dendrite_server.service import package_version
 from dendrite_server.tools.formats import FORMATS
@@ -27,8 +28,11 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """The options as given; a leading `serve` is taken for people who are used to one, _ in names for -."""
     words = argv[1:] if argv and argv[0] == "serve" else argv
-    parser = _parser()
-    arguments = parser.parse_args([_UNDERSCORED.sub(_with_dashes, word, count=1) for word in words])
+    words = [_UNDERSCORED.sub(_with_dashes, word, count=1) for word in words]
+    parser = make_parser()
+    refuse_other_names(parser, words)
+    arguments, unknown = parser.parse_known_args(words)
+    refuse_unknown(parser, parser.option_names(), unknown)
     arguments.model = arguments.model or arguments.positional_model
     if arguments.model is None and any(len(keys) > 1 for keys in arguments.api_key):
         # Else the server would be open to all who guess that its key is a model's name.
@@ -42,11 +46,16 @@ def _with_dashes(name: re.Match[str]) -> str:
     return name[0].replace("_", "-")
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Says what is wrong without all options before it, which would push it off the screen."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n`{self.prog} --help` lists all options.\n")
+        listed = f"`{self.prog} --help` lists all options, docs/faq.md what became of vLLM's"
+        self.exit(2, f"{self.prog}: error: {message}\n{listed}.\n")
+
+    def option_names(self) -> list[str]:
+        """Also those that mean nothing here."""
+        return list(self._option_string_actions)
 
 
 class _Help(argparse.HelpFormatter):
@@ -59,8 +68,8 @@ class _Help(argparse.HelpFormatter):
         )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def make_parser() -> Parser:
+    parser = Parser(
         "dendrite serve",
         allow_abbrev=False,
         formatter_class=lambda prog: _Help(prog, max_help_position=34, width=110),
@@ -89,7 +98,7 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="tokens of the longest context, as 8192 or 8K (default: the model's)",
     )
-    add("--chat-template", type=_template, metavar="FILE", help="a jinja file (default: the model's own)")
+    add("--chat-template", type=_template, metavar="FILE", help="in jinja (default: the model's own)")
     add(
         "--attention-backend",
         choices=ATTENTION_BACKENDS,
@@ -131,9 +140,8 @@ def _add_memory_options(group: argparse._ArgumentGroup) -> None:
     add(
         "--gpu-memory-utilization",
         type=float,
-        default=own.gpu_memory_utilization,
         metavar="PART",
-        help="of a GPU's memory that may be used",
+        help=f"of a GPU's memory that may be used (default: {own.gpu_memory_utilization:g})",
     )
     add("--max-num-seqs", type=int, default=own.max_rows, metavar="N", help="branches decoded together")
     add("--max-num-batched-tokens", type=_tokens, metavar="N", help="new tokens of one step")
@@ -253,13 +261,23 @@ def _strings(text: str) -> tuple[str, ...]:
 
 
 def _template(path: str) -> str:
+    """A file, or as at vLLM the template itself."""
     try:
         return Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
+        if "{" in path:
+            return path
         raise argparse.ArgumentTypeError(f"'{path}' cannot be read: {error}") from error
 
 
+def note_unused(arguments: argparse.Namespace, device: str) -> None:
+    """Say which options change nothing on the device that there turned out to be."""
+    if device == "cpu" and arguments.gpu_memory_utilization is not None:
+        print_note("--gpu-memory-utilization", "the model is on a CPU; --kv-cache-memory is what bounds KV")
+
+
 def engine_config(arguments: argparse.Namespace) -> EngineConfig:
+    part = arguments.gpu_memory_utilization
     return EngineConfig(
         model=arguments.model or EMBEDDED,
         dtype=arguments.dtype,
@@ -268,7 +286,7 @@ def engine_config(arguments: argparse.Namespace) -> EngineConfig:
         page_size=arguments.page_size,
         num_pages=arguments.num_pages,
         kv_cache_bytes=arguments.kv_cache_memory,
-        gpu_memory_utilization=arguments.gpu_memory_utilization,
+        gpu_memory_utilization=EngineConfig(model="").gpu_memory_utilization if part is None else part,
         max_model_len=arguments.max_model_len,
         max_rows=arguments.max_num_seqs,
         max_batch_tokens=arguments.max_num_batched_tokens,

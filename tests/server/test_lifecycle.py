@@ -23,11 +23,7 @@ import openai
 import pytest
 
 from benchmarks.event_stream import CONTESTANTS, FRAME, body_of, frames_of
-from dendrite_core.errors import RequestError
-from dendrite_server.command_line.arguments import engine_config, parse_arguments, server_config
-from dendrite_server.command_line.vllm_options import CANNOT_BE_HAD
 from dendrite_server.config import ServerConfig
-from dendrite_server.terminal.entry import main as dendrite
 from dendrite_server.transport import EventStream
 from tests.server.conftest import Serve, Server
 
@@ -376,28 +372,6 @@ def test_a_store_that_cannot_be(checkpoint: Path, tmp_path: Path, path: str) -> 
     assert "Traceback" not in ended.stderr
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "param"),
-    [
-        *[(f"--{name}", value, param) for value in ("0", "-5") for name, param in (
-            ("num-pages", "num_pages"), ("max-model-len", "max_model_len"), ("threads", "threads"),
-            ("max-num-batched-tokens", "max_batch_tokens"), ("keep-alive", "keep_alive"),
-            ("patience", "patience"), ("max-body-size", "max_body_bytes"),
-        ) if (name, value) != ("max-body-size", "-5")],
-        ("--drain-timeout", "-1", "drain_timeout"),
-        ("--keep-alive", "nan", "keep_alive"),
-        ("--port", "65536", "port"),
-    ],
-)  # fmt: skip
-def test_an_option_out_of_range_is_named_and_not_taken_for_the_default(
-    option: str, value: str, param: str
-) -> None:
-    arguments = parse_arguments(["serve", "m", f"{option}={value}"])
-    with pytest.raises(RequestError) as caught:
-        (engine_config(arguments), server_config(arguments))
-    assert caught.value.param == param
-
-
 def test_a_port_that_is_taken_ends_the_start_before_the_model_is_read(tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -421,121 +395,11 @@ def test_the_access_log_has_a_line_for_each_request(checkpoint: Path) -> None:
     assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO ", lines[0])
 
 
-def test_other_logs_do_not_bring_the_access_log(checkpoint: Path) -> None:
-    with process(checkpoint, "--log-level", "info") as served:
+def test_what_a_start_says_on_a_cpu_but_not_of_each_request(checkpoint: Path) -> None:
+    with process(checkpoint, "--log-level", "info", "--gpu-memory-utilization", "0.5") as served:
         httpx.get(f"{served.url}/health")
         served.stop()
         logged = served.child.communicate()[1]
+    assert "dendrite: --gpu-memory-utilization changes nothing: the model is on a CPU" in logged
     assert "draining" in logged
     assert "dendrite.access" not in logged
-
-
-def test_options_become_settings() -> None:
-    line = "serve m --kv-cache-memory 1.5G --page-size 32 --max-num-seqs 7"
-    arguments = parse_arguments(f"{line} --api-key k --host ::1 --max-body-size 64k".split())
-    engine, server = engine_config(arguments), server_config(arguments)
-    assert (engine.model, engine.kv_cache_bytes) == ("m", 3 << 29)
-    assert (engine.page_size, engine.max_rows) == (32, 7)
-    assert (server.api_keys, server.host, server.max_body_bytes) == (("k",), "::1", 65536)
-    assert server.model_names == ()
-
-
-def test_keys_may_be_several(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("DENDRITE_API_KEY", "own")
-    assert server_config(parse_arguments(["m"])).api_keys == ("own",)
-    several = parse_arguments(["m", "--api-key", "a", "b", "--api-key=c"])
-    assert server_config(several).api_keys == ("a", "b", "c")
-    assert server_config(parse_arguments(["--api-key", "a", "--api-key", "b"])).api_keys == ("a", "b")
-    with pytest.raises(SystemExit):
-        parse_arguments(["--api-key", "a", "m"])
-    assert "is one of the keys the model?" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        parse_arguments(["m", "--api-key", ""])
-    assert "a key is empty" in capsys.readouterr().err
-
-
-def test_without_a_model_the_embedded_one_is_served() -> None:
-    arguments = parse_arguments([])
-    assert engine_config(arguments).model.endswith("embedded")
-    assert server_config(arguments).model_names == ("dendrite",)
-
-
-def test_a_command_line_for_vllm_starts_and_says_what_changes_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "t.jinja").write_text("{{ messages[0].content }}")
-    theirs = "serve m --enable-prefix-caching --reasoning-parser qwen3 -tp 1 --kv-cache-dtype auto"
-    both = f"--block-size 32 --max-num-queued-reqs 5 --chat-template {tmp_path}/t.jinja"
-    arguments = parse_arguments([*theirs.split(), *both.split(), "--allowed-origins", '["a"]'])
-    told = capsys.readouterr().err.splitlines()
-    assert [text.split()[1] for text in told] == ["--enable-prefix-caching", "--reasoning-parser"]
-    engine, server = engine_config(arguments), server_config(arguments)
-    assert (engine.page_size, engine.max_waiting, server.allowed_origins) == (32, 5, ("a",))
-    assert engine.chat_template == "{{ messages[0].content }}"
-
-
-@pytest.mark.parametrize(
-    ("given", "meant"),
-    [("8K", 8192), ("8k", 8000), ("1.5M", 3 << 19), ("auto", None), ("-1", None), ("100", 100)],
-)
-def test_a_length_may_be_written_as_for_vllm(given: str, meant: int | None) -> None:
-    assert engine_config(parse_arguments(["m", "--max_model_len", given])).max_model_len == meant
-    assert engine_config(parse_arguments(["m", f"--max_model_len={given}"])).max_model_len == meant
-
-
-def test_so_may_the_tokens_of_a_step() -> None:
-    assert engine_config(parse_arguments(["m", "--max-num-batched-tokens", "2k"])).max_batch_tokens == 2000
-
-
-@pytest.mark.parametrize(
-    ("given", "meant"), [("auto", None), ("half", "float16"), ("float", "float32"), ("bfloat16", "bfloat16")]
-)
-def test_a_dtype_may_be_named_as_for_vllm(given: str, meant: str | None) -> None:
-    assert engine_config(parse_arguments(["m", "--dtype", given])).dtype == meant
-
-
-def test_the_version_and_the_commands_are_told(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        dendrite(["--version"])
-    assert caught.value.code == 0
-    assert re.fullmatch(r"dendrite [\d.]+\n", capsys.readouterr().out)
-    assert dendrite(["--help"]) == 0
-    told = capsys.readouterr().out
-    assert [line.split()[0] for line in told.splitlines() if line.startswith("  ")] == [
-        "serve",
-        "tree",
-        "search",
-    ]
-
-
-@pytest.mark.parametrize("option", CANNOT_BE_HAD)
-def test_what_cannot_be_had_says_what_to_do(option: str, capsys: pytest.CaptureFixture[str]) -> None:
-    values = [] if CANNOT_BE_HAD[option].takes == 0 else ["2"]
-    with pytest.raises(SystemExit) as caught:
-        parse_arguments(["m", option, *values])
-    assert caught.value.code == 2
-    assert f"{option}: {CANNOT_BE_HAD[option].says}" in capsys.readouterr().err
-    for value in CANNOT_BE_HAD[option].but:
-        parse_arguments(["m", option, value])
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "--kv-cache-memory lots",
-        "--page-size 12",
-        "--port x",
-        "--no-such-option",
-        "--max-model-le 100",
-        "--max-model-len 8q",
-        "--chat-template nowhere",
-        "--allowed-origins *",
-    ],
-)
-def test_bad_options_are_refused(line: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        parse_arguments(line.split())
-    assert caught.value.code == 2
-    told = capsys.readouterr().err
-    assert line.split()[0] in told
-    assert len(told.splitlines()) == 2
