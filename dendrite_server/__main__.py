@@ -22,6 +22,8 @@ from dendrite_server.transport import HttpProtocol
 
 log = logging.getLogger("dendrite.server")
 
+# Seconds that readers get for what is written to them already, once nothing is generated any more.
+LAST_READS = 10
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -75,7 +77,7 @@ def serve(engine: Engine, config: ServerConfig) -> None:
         server_header=False,
         # Longer than clients keep a pooled connection, so that none is closed under a new request.
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=10,
+        timeout_graceful_shutdown=LAST_READS,
     )
     try:
         DrainingServer(settings, app.state.service).run()
@@ -84,14 +86,21 @@ def serve(engine: Engine, config: ServerConfig) -> None:
 
 
 class DrainingServer(uvicorn.Server):
-    """A server that at the first SIGTERM or SIGINT finishes what runs, and at the second stops at once."""
+    """A server that at the first SIGTERM or SIGINT finishes what runs, and at the second ends it.
+
+    Each reader is told so, and branches are kept as they are then. A third signal does not wait for readers.
+    """
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
+        self._signals = 0
+
+    async def serve(self, sockets: Any = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().serve(sockets)
 
     async def startup(self, sockets: Any = None) -> None:
-        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         if self.started:
             print(self._announcement(), flush=True)
@@ -105,23 +114,29 @@ class DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Not as uvicorn does it, which closes the door at once and raises the signal again at the end."""
-        if self._service.draining:
-            self.force_exit = self.should_exit = True
-            return
+        self._signals += 1
         self._service.draining = True
-        self._loop.call_soon_threadsafe(self._begin_draining)
+        if self._signals == 1:
+            self._loop.call_soon_threadsafe(self._begin_draining)
+        elif self._signals == 2:
+            self._loop.call_soon_threadsafe(self._hurry)
+        else:
+            self.force_exit = self.should_exit = True
 
     def _begin_draining(self) -> None:
         self._draining = self._loop.create_task(self._drain())
 
+    def _hurry(self) -> None:
+        self._service.engine.end_all()
+        self.config.timeout_graceful_shutdown = 1
+
     async def _drain(self) -> None:
         engine, timeout = self._service.engine, self._service.config.drain_timeout
         log.info("draining: %d requests in flight", engine.in_flight)
-        ended = await asyncio.to_thread(engine.drain, timeout)
-        await asyncio.to_thread(self._service.keep)
-        if not ended:
+        if not await asyncio.to_thread(engine.drain, timeout):
             log.warning("%d requests did not finish in %g s and are ended", engine.in_flight, timeout)
-            await asyncio.to_thread(engine.close)
+            engine.end_all()
+        await asyncio.to_thread(self._service.keep)
         self._service.feed.close()
         self.should_exit = True
 

@@ -54,7 +54,7 @@ class Service:
         )
         self.feed = Feed(engine)
         self.keeper = Keeper(engine, config.store_path) if config.store_path else None
-        self.draining = False
+        self.draining = self._ending = False
         # The event loop itself keeps no task alive.
         self._background: set[asyncio.Task[None]] = set()
         self._warned: set[str] = set()
@@ -75,7 +75,8 @@ class Service:
         return Header(name, kind, int(time.time()), model, self.fingerprint)
 
     def keep(self) -> None:
-        """Write down what there is of trees, if they are kept, for the last time."""
+        """Write down what there is of trees, if they are kept: the last time before all connections go."""
+        self._ending = True
         if self.keeper is not None:
             self.keeper.close()
 
@@ -96,9 +97,13 @@ class Service:
             raise
 
     def abandon(self, stream: Stream) -> None:
-        """Stop a request that nobody listens to any more, and free its branches."""
+        """Stop a request that nobody listens to any more, and free its branches.
+
+        Where it is the server that left, its client comes back for them.
+        """
         stream.abort()
-        self._later(self._free_all(stream))
+        if not self._ending:
+            self._later(self._free_all(stream))
 
     def free(self, branch_ids: Iterable[str]) -> None:
         """Give branches back that nobody was told of."""

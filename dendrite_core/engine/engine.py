@@ -189,6 +189,12 @@ class Engine:
             self._closing = True
             return self._idle.wait_for(lambda: not self._open, timeout)
 
+    def end_all(self) -> Future[None]:
+        """Take no new requests and end those in flight, with `EngineClosed`; their branches stay."""
+        with self._idle:
+            self._closing = True
+        return self._call(self._loop.give_up, EngineClosed("the server ended before this did"), "abort")
+
     def close(self) -> None:
         """End everything at once and stop the thread. May be repeated."""
         with self._idle:

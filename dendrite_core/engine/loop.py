@@ -100,16 +100,16 @@ class EngineLoop:
                 self.step()
             except Exception as error:
                 log.exception("a fault outside any sequence; all that is in flight ends")
-                self._give_up(SequenceFailed(f"internal error: {error}"))
-        self._give_up(EngineClosed("the engine was closed before this had ended"))
+                self.give_up(SequenceFailed(f"internal error: {error}"))
+        self.give_up(EngineClosed("the engine was closed before this had ended"), "abort")
         self.book.watches.wake()
 
-    def _give_up(self, error: Exception) -> None:
+    def give_up(self, error: Exception, reason: str = "error") -> None:
         """End every request, also one whose own state is what is broken: no reader may wait forever."""
         self._flight = None
         for stream, job in list(self.jobs.items()):
             try:
-                self._fail([job], error)
+                self._fail([job], error, reason)
             except Exception:
                 log.exception("request %s could not be taken apart", stream.request.request_id)
                 self.jobs.pop(stream, None)

@@ -6,13 +6,15 @@ import asyncio
 import random
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from dendrite_core import Engine, SamplingParams
 from dendrite_core.cache.branch import Branch
 from dendrite_core.cache.invariants import check
+from dendrite_core.engine.messages import Progress
+from dendrite_core.engine.stream import Stream
 from dendrite_core.errors import EngineClosed, SequenceFailed
 
 MakeEngine = Callable[..., Engine]
@@ -138,6 +140,32 @@ def test_a_fault_in_the_loop_ends_requests_and_not_the_engine(make_engine: MakeE
         engine.generate([5, 6, 7], params)
     assert len(engine.generate([5, 6, 7], params).choices[0].token_ids) == 30
     assert engine.in_flight == 0
+
+
+def until_closed(stream: Stream) -> Iterator[Progress]:
+    """What a stream tells before `EngineClosed` ends it."""
+    with pytest.raises(EngineClosed):
+        yield from stream
+
+
+def test_all_that_runs_or_waits_can_be_ended_and_its_branches_stay(make_engine: MakeEngine) -> None:
+    engine = make_engine(num_pages=128, max_rows=3)
+    params = SamplingParams(max_tokens=450, ignore_eos=True)
+    running = engine.submit(engine._request([5, 6, 7], params, 3, None, None))
+    told = [0] * 3
+    names = running.wait_started().branch_ids
+    waiting = engine.submit(engine._request([8, 9], params, 2, None, None))
+    engine.end_all().result()
+    for delta in (delta for news in until_closed(running) for delta in news.choices):
+        told[delta.index] += len(delta.token_ids)
+    with pytest.raises(EngineClosed):
+        waiting.wait_started()
+    with pytest.raises(EngineClosed):
+        engine.generate([5], params)
+    assert [engine.describe(name).result().own_tokens for name in names] == told
+    assert engine.stats().result().branches == 1 + 3
+    assert engine.drain(timeout=0)
+    check(engine._loop.book.cache)
 
 
 def test_what_is_asked_during_the_last_step_is_answered(

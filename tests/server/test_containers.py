@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from dendrite_server.__main__ import LAST_READS
 from dendrite_server.command_line.arguments import parse_arguments
 from tests.server.conftest import Server
 
@@ -52,6 +53,15 @@ def test_a_service_keeps_what_it_writes(service: str) -> None:
     assert str(Path(asked.store_path).parent) in mounted
     assert f"HF_HOME={min(mounted)}" in DOCKERFILE
     assert COMPOSE["services"][service]["read_only"]
+
+
+def test_who_stops_a_server_waits_for_its_requests_and_readers() -> None:
+    longest = parse_arguments([]).drain_timeout + LAST_READS
+    unit = (ROOT / "docs" / "deployment.md").read_text()
+    waits = [COMPOSE["services"][service]["stop_grace_period"] for service in OURS]
+    waits += re.findall(r"(?:TimeoutStopSec=|terminationGracePeriodSeconds: )(\d+)", unit)
+    assert len(waits) == len(OURS) + 2
+    assert all(float(wait.removesuffix("s")) >= longest + 5 for wait in waits)
 
 
 def test_the_health_check_tells_a_server_from_none(server: Server) -> None:

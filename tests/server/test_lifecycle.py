@@ -352,6 +352,46 @@ def test_draining_has_an_end(checkpoint: Path) -> None:
         assert served.child.wait(10) == 0
 
 
+def tokens_until_the_end(served: Process, signals: int) -> tuple[dict[str, int], str]:
+    """Branches of a stream that `signals` end, with the tokens told of each; the stream's last event."""
+    told: dict[str, int] = {}
+    names: dict[int, str] = {}
+    body = {**LONG, "n": 8, "stream": True, "return_token_ids": True}
+    with httpx.stream("POST", f"{served.url}/v1/completions", json=body, timeout=30) as stream:
+        events = (line.removeprefix("data: ") for line in stream.iter_lines() if line)
+        for event in events:
+            if not event.startswith('{"id"'):
+                return told, event
+            for choice in json.loads(event)["choices"]:
+                name = names.setdefault(choice["index"], choice.get("branch_id"))
+                told[name] = told.get(name, 0) + len(choice.get("token_ids") or ())
+            if signals and min(told.values()) >= 10:
+                served.child.send_signal(signal.SIGTERM)
+                signals -= 1
+                while signals and httpx.get(f"{served.url}/health").status_code == 200:
+                    time.sleep(0.01)
+    raise AssertionError("the stream broke off")
+
+
+@pytest.mark.parametrize(("signals", "drain"), [(1, "0.2"), (2, "60")], ids=["time-is-up", "second-signal"])
+def test_what_the_end_cuts_off_is_told_so_and_kept_to_the_last_token(
+    checkpoint: Path, tmp_path: Path, signals: int, drain: str
+) -> None:
+    options = ["--drain-timeout", drain, "--store-path", str(tmp_path / "kept.sqlite")]
+    with process(checkpoint, *options) as served:
+        begin = time.monotonic()
+        told, last = tokens_until_the_end(served, signals)
+        assert '"server_shutting_down"' in last
+        assert served.child.wait(10) == 0
+        assert time.monotonic() - begin < 10
+        assert "Task" not in served.child.communicate()[1]
+    assert len(told) == 8
+    with process(checkpoint, *options) as served:
+        kept = {name: httpx.get(f"{served.url}/v1/branches/{name}").json() for name in told}
+    assert {name: branch.get("own_tokens") for name, branch in kept.items()} == told
+    assert {branch["finish_reason"] for branch in kept.values()} == {"abort"}
+
+
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dendrite_server", "--model", str(tmp_path / "none")]
     offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
