@@ -19,7 +19,7 @@ from dendrite_core.cache.branch import Branch
 from dendrite_core.cache.tree import TreeCache
 from dendrite_core.config import ResolvedConfig
 from dendrite_core.engine.job import Job
-from dendrite_core.engine.messages import BranchInfo, Request, Started
+from dendrite_core.engine.messages import BranchInfo, Request, Started, with_notes
 from dendrite_core.engine.output import Choice
 from dendrite_core.engine.stream import Stream
 from dendrite_core.engine.watching.pages import count_pages
@@ -289,16 +289,17 @@ class BranchBook:
     ) -> BranchInfo:
         """Pin a branch (for `ttl` seconds, or until unpinned), unpin it, or merge into its metadata.
 
-        A pinned branch keeps its KV while anything else can give way. Raises `BranchNotFound`.
+        A pinned branch keeps its KV while anything else can give way. Raises `BranchNotFound`, and
+        `RequestError` where the metadata would be too large.
         """
         branch = self.find(name, "branch_id")
         record = self._record(branch)
+        record.metadata = with_notes(record.metadata, metadata) if metadata else record.metadata
         if pinned is not None:
             branch.pinned = pinned
             record.pinned_until = time.monotonic() + ttl if pinned and ttl is not None else None
             if record.pinned_until is not None:
                 heapq.heappush(self._pins, (record.pinned_until, branch.id))
-        record.metadata |= metadata or {}
         self.watches.changed(branch)
         return self._info(branch)
 

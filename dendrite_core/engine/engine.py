@@ -131,7 +131,7 @@ class Engine:
         ttl: float | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> Future[BranchInfo]:
-        """Pin a branch (for `ttl` seconds), unpin it, or merge into its metadata.
+        """Pin a branch (for `ttl` seconds), unpin it, or merge into its metadata, which is bounded.
 
         >>> first = engine.generate("Hello", SamplingParams(max_tokens=4))
         >>> engine.update(first.branch_id, pinned=True, metadata={"score": 0.8}).result().metadata

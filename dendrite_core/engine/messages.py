@@ -6,12 +6,17 @@ which carries `Usage`. Everything is ids, ints and text; no tensors and no live 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from dendrite_core.engine.measures.requests import RequestStats
+from dendrite_core.errors import RequestError
 from dendrite_core.params import SamplingParams
+
+# Of one branch, all updates together, in characters of JSON.
+MAX_METADATA = 16_384
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +141,22 @@ class BranchInfo:
     finish_reason: str | None
     text: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def with_notes(metadata: Mapping[str, Any], notes: Mapping[str, Any]) -> dict[str, Any]:
+    """A branch's metadata once `notes` are merged into it. Raises `RequestError` where that is too large."""
+    merged = {**metadata, **notes}
+    try:
+        size = len(json.dumps(merged, ensure_ascii=False, separators=(",", ":")))
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"metadata must be what JSON can hold: {error}", param="metadata") from error
+    if size > MAX_METADATA:
+        raise RequestError(
+            f"Invalid 'metadata': a branch has at most {MAX_METADATA} characters of JSON, not {size}. "
+            "Keys that are given again are replaced.",
+            param="metadata",
+        )
+    return merged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

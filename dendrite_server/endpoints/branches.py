@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,14 +15,12 @@ from dendrite_core.errors import BranchNotFound
 from dendrite_server.endpoints.generation import json_response, read_request
 from dendrite_server.protocol.fields import Fields, invalid, wrong_type
 from dendrite_server.protocol.identity import as_branch_id
-from dendrite_server.protocol.response import Body, encode_json
+from dendrite_server.protocol.response import Body
 from dendrite_server.responses.paging import read_page, read_query
 from dendrite_server.service import service_of
 from dendrite_server.trees.body import branch_body
 
 T = TypeVar("T")
-
-MAX_METADATA = 16_384
 
 
 async def get_branch(request: Request) -> Response:
@@ -59,17 +57,10 @@ async def update_branch(request: Request) -> Response:
     fields.finish()
     if ttl is not None and not (pinned and ttl > 0):
         raise invalid("ttl", "it is a positive number of seconds, together with 'pinned': true.")
-    if metadata is not None:
-        _check_metadata(metadata)
+    if metadata is not None and not isinstance(metadata, dict):
+        raise wrong_type("metadata", "an object", metadata)
     update = service_of(request).engine.update(name, pinned=pinned, ttl=ttl, metadata=metadata)
     return json_response(branch_body(await _answer(update)))
-
-
-def _check_metadata(metadata: Any) -> None:
-    if not isinstance(metadata, dict):
-        raise wrong_type("metadata", "an object", metadata)
-    if len(encode_json(metadata)) > MAX_METADATA:
-        raise invalid("metadata", f"it is larger than {MAX_METADATA} characters.")
 
 
 async def delete_branch(request: Request) -> Response:

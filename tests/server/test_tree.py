@@ -206,6 +206,28 @@ def test_a_branch_can_be_pinned_scored_and_unpinned(http: httpx.Client) -> None:
         assert update(**bad).json()["error"]["param"] == param
 
 
+def test_what_is_noted_of_a_branch_is_bounded_in_sum(http: httpx.Client) -> None:
+    name = branch_of(chat(http, USER))
+
+    def note(**fields: Any) -> httpx.Response:
+        return http.post(f"/v1/branches/{name}", json=fields)
+
+    def size(metadata: dict[str, str]) -> int:
+        return len(json.dumps(metadata, ensure_ascii=False, separators=(",", ":")))
+
+    held = {"a": "ä" * 8000, "b": "b" * 8000}
+    assert note(metadata={"a": held["a"]}).status_code == 200
+    assert note(metadata={"b": held["b"]}).status_code == 200
+    room = 16_384 - size({**held, "c": ""})
+    refused = note(metadata={"c": "c" * (room + 1)}, pinned=True)
+    error = refused.json()["error"]
+    assert (refused.status_code, error["param"], error["code"]) == (400, "metadata", "invalid_value")
+    shown = http.get(f"/v1/branches/{name}").json()
+    assert (shown["metadata"], shown["pinned"]) == (held, False)
+    assert note(metadata={"c": "c" * room}).status_code == 200
+    assert note(metadata={"a": "short"}).json()["metadata"]["a"] == "short"
+
+
 def test_a_branch_that_is_deleted_while_it_runs_says_so(http: httpx.Client, server: Server) -> None:
     asked = {"messages": USER, "max_tokens": 1500, "n": 2, "stream": True, "ignore_eos": True}
     with http.stream("POST", "/v1/chat/completions", json=asked) as answer:
