@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import socket
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from http.client import HTTPResponse
@@ -106,6 +107,22 @@ def test_a_body_that_cannot_be_unpacked(http: httpx.Client, encoding: str, spoil
     answer = http.post("/v1/completions", content=sent, headers={"content-encoding": encoding})
     message = check(answer, 400, BAD, "invalid_content_encoding", None)["message"]
     assert "Content-Encoding" in message
+
+
+@pytest.mark.parametrize(
+    "body", ['{"seed": 1, "seed": 1}', '{"messages": [{"seed": 1, "role": "user", "seed": 2}]}']
+)
+def test_a_field_that_is_given_twice_is_named(http: httpx.Client, body: str) -> None:
+    error = check(http.post("/v1/chat/completions", content=body), 400, BAD, "invalid_json", None)
+    assert error["message"] == "'seed' is given twice in one object of the request body."
+
+
+def test_the_one_of_many_fields_that_is_given_twice_is_found_in_time(http: httpx.Client) -> None:
+    fields = ",".join(f'"{at}": 0' for at in [*range(200_000), 199_999])
+    begin = time.monotonic()
+    error = check(http.post("/v1/completions", content=f"{{{fields}}}"), 400, BAD, "invalid_json", None)
+    assert "'199999'" in error["message"]
+    assert time.monotonic() - begin < 5
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip"])
