@@ -33,8 +33,10 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     refuse_other_names(parser, words)
     arguments, unknown = parser.parse_known_args(words)
     refuse_unknown(parser, parser.option_names(), unknown)
+    if arguments.model and arguments.positional_model:
+        parser.error(f"one model is served: {arguments.positional_model} or --model {arguments.model}?")
     arguments.model = arguments.model or arguments.positional_model
-    if arguments.model is None and any(len(keys) > 1 for keys in arguments.api_key):
+    if arguments.model is None and any(len(keys) > 1 for keys in arguments.api_key or ()):
         # Else the server would be open to all who guess that its key is a model's name.
         parser.error(
             "--api-key: is one of the keys the model? Give it first or as --model, or repeat --api-key"
@@ -166,7 +168,6 @@ def _add_http_options(group: argparse._ArgumentGroup) -> None:
         action="append",
         nargs="+",
         type=_key,
-        default=[],
         metavar="KEY",
         help="keys of which callers must send one (environment: DENDRITE_API_KEY)",
     )
@@ -311,7 +312,7 @@ def server_config(arguments: argparse.Namespace) -> ServerConfig:
     return ServerConfig(
         host=arguments.host,
         port=arguments.port,
-        api_keys=_keys(arguments.api_key),
+        api_keys=_keys(arguments.api_key or []),
         model_names=tuple(names),
         max_body_bytes=arguments.max_body_size,
         keep_alive=arguments.keep_alive,

@@ -83,6 +83,15 @@ def test_a_dtype_may_be_named_as_for_vllm(given: str, meant: str | None) -> None
     assert engine_config(parse_arguments(["m", "--dtype", given])).dtype == meant
 
 
+def test_the_help_has_every_option_of_ours_and_the_defaults_that_there_are() -> None:
+    told = make_parser().format_help()
+    for option in set(make_parser().option_names()) - CHANGES_NOTHING.keys() - CANNOT_BE_HAD.keys():
+        assert option in told
+    assert re.search(r"--port PORT .*\(default: 8000\)", told)
+    assert "None" not in told
+    assert "[]" not in told
+
+
 def test_the_version_and_the_commands_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         dendrite(["--version"])
@@ -129,6 +138,7 @@ def test_what_cannot_be_had_says_what_to_do(option: str, capsys: pytest.CaptureF
         ("-hf org/m -c 4096", "there is no -hf; here it is --model,"),
         ("m -t 4", "there is no -t; here it is --threads"),
         ("a b", "one model is served; what is b?"),
+        ("a --model b", "one model is served: a or --model b?"),
     ],
 )
 def test_an_unknown_option_says_what_may_have_been_meant(
