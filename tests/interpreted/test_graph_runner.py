@@ -119,6 +119,13 @@ def test_short_prompts_beside_decoding_rows() -> None:
         forest.close(other)
 
 
+def test_a_piece_of_a_prompt_that_asks_for_no_logits_gives_none() -> None:
+    both, forest = Both(), Forest(PAGE, PAGES)
+    batch = forest.step({forest.open(): 30})
+    batch.logits_at = []
+    assert both.runner.run(batch).shape == (0, 333)
+
+
 def test_a_plan_smaller_than_the_one_before_leaves_nothing_of_it_behind() -> None:
     both, forest = Both(), Forest(PAGE, PAGES, scattered=True)
     root = forest.open()

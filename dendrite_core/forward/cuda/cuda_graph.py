@@ -179,7 +179,7 @@ class CudaRunner(Runner):
         logits = self.graphs[key]()
         if batch.logits_at == list(range(rows)):
             return logits[:rows]
-        wanted = torch.tensor(batch.logits_at, pin_memory=logits.is_cuda).to(self.device, non_blocking=True)
+        wanted = torch.tensor(batch.logits_at, dtype=torch.int64, pin_memory=logits.is_cuda).to(self.device, non_blocking=True)
         return logits.index_select(0, wanted)
 
     def _key(self, bucket: int) -> _Key:
