@@ -41,6 +41,11 @@ class Job:
         self.started: Started | None = None
         self.prompt: Sequence
 
+    def close(self) -> None:
+        """Let go of its sequences, which know it: in a circle it would all wait for Python's collector."""
+        self.children = []
+        del self.prompt
+
     def unfinished(self) -> Iterator[Sequence]:
         """The sequences that still run or wait for this request."""
         if self.started is None:

@@ -29,7 +29,7 @@ from dendrite_core.engine.measures.engine import Counters, engine_stats
 from dendrite_core.engine.measures.requests import RequestMeasures
 from dendrite_core.engine.messages import EngineStats, Progress, TokenLogprob
 from dendrite_core.engine.output import nothing_left
-from dendrite_core.engine.stream import Message, Stream, deliver
+from dendrite_core.engine.stream import Outbox, Stream
 from dendrite_core.errors import (
     BranchNotFound,
     ContextLengthExceeded,
@@ -90,7 +90,7 @@ class EngineLoop:
         self.measures = RequestMeasures()
         self._flight: Flight | None = None
         self._arrivals = 0
-        self._outbox: dict[Stream, list[Message]] = {}
+        self.outbox = Outbox()
         self._stopping = False
 
     def run(self) -> None:
@@ -113,8 +113,8 @@ class EngineLoop:
             except Exception:
                 log.exception("request %s could not be taken apart", stream.request.request_id)
                 self.jobs.pop(stream, None)
-                self._post(stream, error)
-        self._deliver()
+                self.outbox.post(stream, error)
+        self.outbox.deliver()
 
     def step(self) -> None:
         """One turn: take what callers sent, launch a batch, tell callers what came of the one before it."""
@@ -124,7 +124,7 @@ class EngineLoop:
             self._launch()
         if not self.overlap:
             self._land()
-        self._deliver()
+        self.outbox.deliver()
 
     def _launch_ahead(self) -> bool:
         """Launch the step after the one in flight, then land that one; False where it has to land first."""
@@ -287,7 +287,7 @@ class EngineLoop:
             branches=len(started.branch_ids),
             depth=self.book.depth(prompt.branch),
         )
-        self._post(job.stream, started)
+        self.outbox.post(job.stream, started)
 
     def _advance(self, job: Job, child: Sequence, token: int, logprob: TokenLogprob | None) -> None:
         fresh = not child.running
@@ -334,11 +334,15 @@ class EngineLoop:
         drawn = (news.index for news in job.news if news.token_ids)
         self.counters.generated_tokens += self.measures.tokens(job.clock, drawn)
         usage = job.usage() if job.live == 0 else None
-        self._post(job.stream, Progress(tuple(job.news), usage))
+        self.outbox.post(job.stream, Progress(tuple(job.news), usage))
         job.news.clear()
         if usage is not None:
             self.measures.end(job.clock, job.finish_reasons(), (choice.length for choice in job.choices))
-            del self.jobs[job.stream]
+            self._close(job)
+
+    def _close(self, job: Job) -> None:
+        del self.jobs[job.stream]
+        job.close()
 
     # Verbs of callers.
 
@@ -387,9 +391,9 @@ class EngineLoop:
             if job.started is None:
                 # Nobody was told this branch's name, so nobody could ever free it.
                 self.book.release([job.prompt.branch])
-            del self.jobs[job.stream]
+            self._close(job)
             self.measures.break_off(job.finish_reasons(reason), error)
-            self._post(job.stream, error)
+            self.outbox.post(job.stream, error)
 
     def stats(self) -> EngineStats:
         """Counters and gauges now."""
@@ -399,20 +403,10 @@ class EngineLoop:
         try:
             action(stream)
         except DendriteError as error:
-            self._post(stream, error)
+            self.outbox.post(stream, error)
         except Exception as error:
             log.exception("request %s could not be started", stream.request.request_id)
-            self._post(stream, SequenceFailed(f"internal error: {error}"))
-
-    def _post(self, stream: Stream, message: Message) -> None:
-        self._outbox.setdefault(stream, []).append(message)
-        if isinstance(message, Exception) or (isinstance(message, Progress) and message.usage is not None):
-            stream.ended(stream)
-
-    def _deliver(self) -> None:
-        if self._outbox:
-            deliver(self._outbox)
-            self._outbox = {}
+            self.outbox.post(stream, SequenceFailed(f"internal error: {error}"))
 
     def _jobs_of(self, rows: Iterable[Sequence]) -> list[Job]:
         """The jobs of rows that have not ended."""

@@ -118,18 +118,31 @@ class Stream:
             return self._messages.popleft()
 
 
-def deliver(outbox: dict[Stream, list[Message]]) -> None:
-    """Hand a step's messages over: one hop per event loop, one notification per blocking reader."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Stream, list[Message]]]] = {}
-    for stream, messages in outbox.items():
-        if stream.loop is None:
-            stream.put(messages)
-        else:
-            by_loop.setdefault(stream.loop, []).append((stream, messages))
-    for loop, mail in by_loop.items():
-        # A loop closed by its owner, perhaps this very moment, has no reader left.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(_put_all, mail)
+class Outbox:
+    """What a step has to say to readers, until it is handed over."""
+
+    def __init__(self) -> None:
+        self._mail: dict[Stream, list[Message]] = {}
+
+    def post(self, stream: Stream, message: Message) -> None:
+        """Keep a message for its reader; the last one ends the request."""
+        self._mail.setdefault(stream, []).append(message)
+        if isinstance(message, Exception) or (isinstance(message, Progress) and message.usage is not None):
+            stream.ended(stream)
+
+    def deliver(self) -> None:
+        """Hand everything over: one hop per event loop, one notification per blocking reader."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Stream, list[Message]]]] = {}
+        for stream, messages in self._mail.items():
+            if stream.loop is None:
+                stream.put(messages)
+            else:
+                by_loop.setdefault(stream.loop, []).append((stream, messages))
+        self._mail = {}
+        for loop, mail in by_loop.items():
+            # A loop closed by its owner, perhaps this very moment, has no reader left.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(_put_all, mail)
 
 
 def _put_all(mail: list[tuple[Stream, list[Message]]]) -> None:

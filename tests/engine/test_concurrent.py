@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import sys
 import threading
@@ -206,3 +207,31 @@ def test_an_engine_whose_thread_is_gone_says_so(make_engine: MakeEngine) -> None
         engine.stats().result(timeout=5)
     with pytest.raises(EngineClosed):
         engine.generate([5, 6], SamplingParams(max_tokens=2))
+
+
+def test_what_requests_leave_is_freed_without_the_collector(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    root = engine.generate(list(range(3, 40)), SamplingParams(max_tokens=1)).branch_id
+
+    async def explore() -> None:
+        params = SamplingParams(max_tokens=6, ignore_eos=True)
+        grown = await asyncio.gather(*(engine.agenerate([5], params, parent_id=root, n=3) for _ in range(4)))
+        stream = engine.submit(engine._request([7], params, 2, root, None))
+        await stream.started()
+        stream.abort()
+        assert [progress async for progress in stream]
+        for done in grown:
+            engine.release(done.started.prompt_branch_id).result()
+
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        asyncio.run(explore())
+        gc.collect()
+        ours = {type(left).__name__ for left in gc.garbage if "dendrite_core" in type(left).__module__}
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not ours

@@ -179,8 +179,8 @@ class CudaRunner(Runner):
         logits = self.graphs[key]()
         if batch.logits_at == list(range(rows)):
             return logits[:rows]
-        wanted = torch.tensor(batch.logits_at, dtype=torch.int64, pin_memory=logits.is_cuda).to(self.device, non_blocking=True)
-        return logits.index_select(0, wanted)
+        wanted = torch.tensor(batch.logits_at, dtype=torch.int64, pin_memory=logits.is_cuda)
+        return logits.index_select(0, wanted.to(self.device, non_blocking=True))
 
     def _key(self, bucket: int) -> _Key:
         plan = self.static
