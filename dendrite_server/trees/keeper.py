@@ -16,6 +16,7 @@ from typing import Any
 from dendrite_core.engine.engine import Engine
 from dendrite_core.engine.keeping.journal import Entries, Journal, Saved
 from dendrite_core.errors import DendriteError
+from dendrite_core.text.files import checkpoint_digest
 from dendrite_server.protocol.response import encode_json
 from dendrite_server.store import Disk
 
@@ -111,5 +112,5 @@ def _saved(record: dict[str, Any]) -> Saved:
 
 
 def _digest(engine: Engine) -> str:
-    facts = (engine.config.model, engine.config.vocab_size, engine.tokenizer.eos_ids)
+    facts = (checkpoint_digest(engine.config.model), engine.config.vocab_size, engine.tokenizer.eos_ids)
     return sha256(repr(facts).encode()).hexdigest()[:12]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -92,18 +93,41 @@ def test_a_tree_survives_the_process(start: Start, by: int) -> None:
     assert found.usage.prompt_tokens == expected.usage.prompt_tokens
 
 
-def test_another_model_does_not_take_these_tokens_for_its_own(checkpoint: Path, tmp_path: Path) -> None:
-    store, other = str(tmp_path / "kept.sqlite"), make_checkpoint(tmp_path / "other")
-    with Engine.from_pretrained(str(checkpoint), num_pages=64) as engine:
-        keeper = Keeper(engine, store)
-        name = engine.generate([1, 2, 3], SamplingParams(max_tokens=2)).branch_id
+def restored(model: Path | str, store: Path) -> int:
+    """How many branches are there again in an engine of this model."""
+    with Engine.from_pretrained(str(model), num_pages=64) as engine:
+        keeper = Keeper(engine, str(store))
         keeper.close()
-    for model, restored in ((other, 0), (checkpoint, 2)):
-        with Engine.from_pretrained(str(model), num_pages=64) as engine:
-            keeper = Keeper(engine, store)
-            assert keeper.restored == restored
-            keeper.close()
-    assert name.startswith("branch_")
+        return keeper.restored
+
+
+def with_one_answer(model: Path | str, store: Path) -> None:
+    with Engine.from_pretrained(str(model), num_pages=64) as engine:
+        keeper = Keeper(engine, str(store))
+        engine.generate([1, 2, 3], SamplingParams(max_tokens=2))
+        keeper.close()
+
+
+def test_another_model_does_not_take_these_tokens_for_its_own(tmp_path: Path) -> None:
+    store = tmp_path / "kept.sqlite"
+    one, another = make_checkpoint(tmp_path / "one"), make_checkpoint(tmp_path / "another", seed=1)
+    with_one_answer(one, store)
+    assert restored(another, store) == 0
+    assert restored(one, store) == 2
+    # Nor does one that has taken the place of the first.
+    shutil.rmtree(one)
+    another.rename(one)
+    assert restored(one, store) == 0
+
+
+def test_a_model_is_the_same_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, store = make_checkpoint(tmp_path / "here"), tmp_path / "kept.sqlite"
+    with_one_answer(model, store)
+    monkeypatch.chdir(tmp_path)
+    for name in ("here", "./here/", "there"):
+        if name == "there":
+            model.rename(name)
+        assert restored(name, store) == 2
 
 
 def test_an_engine_that_ends_first_does_not_hold_the_keeper_up(checkpoint: Path, tmp_path: Path) -> None:
