@@ -80,6 +80,11 @@ class Service:
         if self.keeper is not None:
             self.keeper.close()
 
+    async def kept(self) -> None:
+        """Returns once all that has ended by now is written down, if trees are kept."""
+        if self.keeper is not None:
+            await asyncio.wrap_future(self.keeper.written())
+
     async def prepare(self, params: SamplingParams, parts: Sequence[GrammarSpec] = ()) -> None:
         """Compile what a request is held to, off the event loop, before it is submitted.
 

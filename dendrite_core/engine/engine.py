@@ -159,9 +159,9 @@ class Engine:
         """A journal of all branches: `wake`, called on the engine's thread, says that there are `entries`."""
         return self._call("keep", wake)
 
-    def entries(self, journal: Journal) -> Future[Entries]:
+    def entries(self, journal: Journal, *, also_running: bool = True) -> Future[Entries]:
         """What is to be written down since this was asked last; at first, all branches."""
-        return self._call(entries, self._loop.book, journal)
+        return self._call(entries, self._loop.book, journal, also_running)
 
     def restore(self, saved: Sequence[Saved]) -> Future[int]:
         """Make branches again that were written down, in the order of their last use; how many have names.

@@ -59,14 +59,18 @@ async def update_branch(request: Request) -> Response:
         raise invalid("ttl", "it is a positive number of seconds, together with 'pinned': true.")
     if metadata is not None and not isinstance(metadata, dict):
         raise wrong_type("metadata", "an object", metadata)
-    update = service_of(request).engine.update(name, pinned=pinned, ttl=ttl, metadata=metadata)
-    return json_response(branch_body(await _answer(update)))
+    service = service_of(request)
+    updated = await _answer(service.engine.update(name, pinned=pinned, ttl=ttl, metadata=metadata))
+    await service.kept()
+    return json_response(branch_body(updated))
 
 
 async def delete_branch(request: Request) -> Response:
     """Prunes: the branch goes with everything below it."""
     name = _branch_id(request)
-    freed = await _answer(service_of(request).engine.release(name, prune=True))
+    service = service_of(request)
+    freed = await _answer(service.engine.release(name, prune=True))
+    await service.kept()
     return json_response({"id": name, "object": "branch.deleted", "deleted": True, "released": freed})
 
 

@@ -143,6 +143,8 @@ class Generation:
         try:
             yield prompt, await stream.started()
             async for progress in stream:
+                if progress.usage is not None:
+                    await self._service.kept()
                 yield prompt, progress
         except Exception:
             self._open.discard(stream)

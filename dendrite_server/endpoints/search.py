@@ -29,11 +29,12 @@ async def create_search(request: Request) -> Response:
     asked = read_as(request, await read_request(request), parse_search)
     running = await _running(request, asked)
     if asked.stream:
-        return _event_stream(service, _frames(running))
+        return _event_stream(service, _frames(service, running))
     if asked.background:
         running.begin()
     else:
         await unless_gone(request.receive, running.run())
+        await service.kept()
     return json_response(running.body())
 
 
@@ -54,7 +55,7 @@ async def _running(request: Request, asked: SearchRequest) -> Running:
     return running
 
 
-async def _frames(running: Running) -> AsyncGenerator[bytes, None]:
+async def _frames(service: Service, running: Running) -> AsyncGenerator[bytes, None]:
     """`created`, the search's events as they happen, `completed` with the whole resource."""
     events = running.events()
     yield _frame("created", running.body())
@@ -63,6 +64,7 @@ async def _frames(running: Running) -> AsyncGenerator[bytes, None]:
             yield _frame(event.kind, {"search_id": running.id, **event.as_dict()})
     finally:
         await events.aclose()  # type: ignore[attr-defined]
+    await service.kept()
     yield _frame("completed", running.body())
 
 
@@ -96,17 +98,20 @@ async def delete_search(request: Request) -> Response:
 
 async def search_chat(request: Request, body: Body) -> Response:
     """A chat completion whose `search` says how to look for its answer."""
+    service = service_of(request)
     asked = read_as(request, body, parse_chat_search)
     running = await _running(request, asked)
     if asked.stream:
-        return _event_stream(service_of(request), _chunks(running, asked))
+        return _event_stream(service, _chunks(service, running, asked))
     await unless_gone(request.receive, running.run())
+    await service.kept()
     return json_response({**running.completion(), "search": _summary(running)})
 
 
-async def _chunks(running: Running, asked: SearchRequest) -> AsyncGenerator[bytes, None]:
+async def _chunks(service: Service, running: Running, asked: SearchRequest) -> AsyncGenerator[bytes, None]:
     """The answer as the chunks of a stream, once there is one."""
     await running.run()
+    await service.kept()
     whole = running.completion()
     head = running.header("chat.completion.chunk").body()
     if asked.include_usage:

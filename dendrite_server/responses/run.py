@@ -156,6 +156,7 @@ class Run:
                 events += self._writer.finish(ending_of(finish_reason, progress.usage, thought))
             self._record(events)
             if progress.usage is not None:
+                await self._service.kept()
                 self._keep(started)
             if events:
                 yield events

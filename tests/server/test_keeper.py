@@ -75,8 +75,6 @@ def test_a_tree_survives_the_process(start: Start, by: int) -> None:
     assert server.http.delete(f"branches/{dropped}").status_code == 200
     tree = server.http.get(f"branches/{named}").json()["tree_id"]
     before = server.http.get(f"trees/{tree}").json()
-    if by == signal.SIGKILL:
-        time.sleep(2.5)  # Written once a second, and this machine may be busy.
     server.end(by)
 
     server = start()
@@ -91,6 +89,56 @@ def test_a_tree_survives_the_process(start: Start, by: int) -> None:
     assert found.usage is not None
     assert expected.usage is not None
     assert found.usage.prompt_tokens == expected.usage.prompt_tokens
+
+
+def tree_of(server: Process, name: str) -> dict[str, object]:
+    """What a tree holds, of every branch that has a name."""
+    tree = server.http.get(f"branches/{name}").json()["tree_id"]
+    shown = ("parent_id", "text", "own_tokens", "pinned", "metadata", "finish_reason")
+    return {
+        branch["id"]: [branch[field] for field in shown]
+        for branch in server.http.get(f"trees/{tree}").json()["branches"]
+    }
+
+
+@pytest.mark.parametrize("step", ["whole", "stream", "response", "marked", "deleted", "search"])
+def test_what_was_answered_outlives_a_kill_right_after_it(start: Start, step: str) -> None:
+    """Others are being generated meanwhile, which is no reason to wait with what has ended."""
+    server = start()
+    first = answer(server, messages=[{"role": "user", "content": "one two three"}], n=3)
+    name, other = (choice.branch_id for choice in first.choices[:2])  # type: ignore[attr-defined]
+    long = {"model": "tiny", "messages": [{"role": "user", "content": "four"}], "ignore_eos": True}
+    with server.http.stream("POST", "chat/completions", json={**long, "n": 4, "stream": True}) as running:
+        next(running.iter_lines())
+        ask = {"model": "tiny", "messages": [], "parent_id": name, "max_tokens": 9, "ignore_eos": True}
+        match step:
+            case "whole":
+                server.http.post("chat/completions", json=ask).raise_for_status()
+            case "stream":
+                with server.http.stream("POST", "chat/completions", json={**ask, "stream": True}) as told:
+                    assert "data: [DONE]" in list(told.iter_lines())
+            case "response":
+                said = server.http.post("responses", json={"input": "five", "max_output_tokens": 16}).json()
+            case "marked":
+                server.http.post(f"branches/{name}", json={"pinned": True, "metadata": {"score": 1}})
+            case "deleted":
+                server.http.delete(f"branches/{other}").raise_for_status()
+            case "search":
+                plan = {"method": {"type": "best_of_n", "n": 3}, "generator": {"max_tokens": 8}}
+                found = server.http.post("search", json={"prompt": "a", **plan})
+                name = found.raise_for_status().json()["result"]["branch_id"]
+        before = tree_of(server, name)
+        server.process.kill()
+    server.end(signal.SIGKILL)
+
+    server = start()
+    assert tree_of(server, name) == before
+    if step == "deleted":
+        assert server.http.get(f"branches/{other}").status_code == 404
+    if step == "response":
+        after = {"input": "six", "max_output_tokens": 16, "previous_response_id": said["id"]}
+        usage = server.http.post("responses", json=after).raise_for_status().json()["usage"]
+        assert usage["input_tokens"] > said["usage"]["total_tokens"], "it goes on from the whole answer"
 
 
 def restored(model: Path | str, store: Path) -> int:

@@ -36,7 +36,7 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """Branches to write down (again), names to strike out, and whether there is more to take."""
+    """Branches to write down (again), names to strike out, and whether there may be more to take."""
 
     saved: tuple[Saved, ...]
     gone: tuple[str, ...]
@@ -88,9 +88,10 @@ class Journal:
             self._woken = True
             self._wake()
 
-    def take(self, write_down: Callable[[Branch], Saved]) -> Entries:
-        """What is to be written, which then counts as written."""
-        taken = [self._changed.pop(id) for id in sorted(islice(self._changed, MAX_TAKEN))]
+    def take(self, write_down: Callable[[Branch], Saved], wanted: Callable[[Branch], bool]) -> Entries:
+        """What is to be written of the branches `wanted`, which then counts as written."""
+        ids = (id for id, branch in self._changed.items() if wanted(branch))
+        taken = [self._changed.pop(id) for id in sorted(islice(ids, MAX_TAKEN))]
         saved = []
         for branch in taken:
             for one in self._with_past(branch):
@@ -98,7 +99,7 @@ class Journal:
                 self._written[one.id] = saved[-1].name
         gone, self._gone = tuple(self._gone), []
         self._woken = bool(self._changed)
-        return Entries(tuple(saved), gone, self._woken)
+        return Entries(tuple(saved), gone, len(taken) == MAX_TAKEN)
 
     def _with_past(self, branch: Branch) -> Iterator[Branch]:
         """The branch, and those of its ancestors that went nameless before they were written."""

@@ -17,9 +17,12 @@ from dendrite_core.text.grammar import Grammar, GrammarCompiler
 log = logging.getLogger("dendrite.engine")
 
 
-def entries(book: BranchBook, journal: Journal) -> Entries:
-    """What a journal has to write."""
-    return journal.take(lambda branch: write_down(book, branch))
+def entries(book: BranchBook, journal: Journal, also_running: bool) -> Entries:
+    """What a journal has to write, with or without what is still being generated."""
+    return journal.take(
+        lambda branch: write_down(book, branch),
+        lambda branch: also_running or book.running(branch) is None,
+    )
 
 
 def write_down(book: BranchBook, branch: Branch) -> Saved:
