@@ -11,8 +11,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-
 from dendrite_core.errors import ModelLoadError
 
 _PATTERNS = ["*.json", "*.jinja", "*.model", "additional_chat_templates/*"]
@@ -25,6 +23,9 @@ def tokenizer_folder(source: str | Path) -> Path:
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
+    # Imported here because a server of a local folder has no use for a hub client, and it takes long.
+    from huggingface_hub import snapshot_download
+
     try:
         return Path(snapshot_download(str(source), allow_patterns=_PATTERNS, ignore_patterns=_WEIGHTS))
     except Exception as error:
