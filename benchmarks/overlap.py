@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.gpu.engines import calibration
 from benchmarks.record import emit, percentile
 from dendrite_core import Engine, SamplingParams
 from dendrite_core.engine.messages import Request
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
         "model": args.model,
         "seconds to ready": ready,
         "tokens checked": checked,
-        "cpu seconds for 2M additions": _calibration(),
+        "cpu seconds for 2M additions": calibration(),
     }
     emit("overlap", settings, rows, save=args.save)
 
@@ -145,10 +146,3 @@ def _idle(engine: Engine, request: Request) -> float:
         if reach >= high:
             break
     return float(1.0 - busy / (high - low))
-
-
-def _calibration() -> float:
-    started, total = time.perf_counter(), 0
-    for number in range(2_000_000):
-        total += number
-    return time.perf_counter() - started

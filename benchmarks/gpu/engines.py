@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import time
 from collections.abc import Sequence
 from functools import cache
 
@@ -42,3 +43,11 @@ async def extend(
     """Every parent goes on `n` times, all at once."""
     grown = (engine.agenerate(list(prompt), params, parent_id=parent, n=n) for parent in parents)
     return list(await asyncio.gather(*grown))
+
+
+def calibration() -> float:
+    """Seconds for two million additions: how fast this CPU runs Python right now."""
+    started, total = time.perf_counter(), 0
+    for number in range(2_000_000):
+        total += number
+    return time.perf_counter() - started

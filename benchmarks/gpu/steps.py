@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.gpu.engines import calibration
 from benchmarks.gpu.trees import PAGE, Level, Tree
 from benchmarks.record import emit, percentile
 from dendrite_core.forward.attention import AttentionShape, DenseAttention
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
         "model": "shape:llama-3-8b bf16",
         "unique tokens a branch": _UNIQUE,
         "relative error of logits": error,
-        "cpu seconds for 2M additions": _calibration(),
+        "cpu seconds for 2M additions": calibration(),
         "prefill 8192 ms": _prefill(runner, 8192),
     }
     emit("steps", settings, rows, save=args.save)
@@ -132,10 +133,3 @@ def _prefill(runner: Runner, tokens: int) -> float:
     runner.run(batch)
     torch.cuda.synchronize()
     return (time.perf_counter() - started) * 1e3
-
-
-def _calibration() -> float:
-    started, total = time.perf_counter(), 0
-    for number in range(2_000_000):
-        total += number
-    return time.perf_counter() - started

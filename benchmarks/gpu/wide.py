@@ -12,7 +12,7 @@ import asyncio
 import time
 from typing import Any
 
-from benchmarks.gpu.engines import add_model, engine_for, exactly, extend, random_prompt
+from benchmarks.gpu.engines import add_model, calibration, engine_for, exactly, random_prompt
 from benchmarks.record import emit, percentile
 from dendrite_core import Engine
 
@@ -20,7 +20,7 @@ from dendrite_core import Engine
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--pasts", type=int, nargs="+", default=[1024, 8192, 32768])
-    parser.add_argument("--branches", type=int, nargs="+", default=[1, 16, 64, 256])
+    parser.add_argument("--branches", type=int, nargs="*", default=[1, 16, 64, 256])
     parser.add_argument("--forks", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=11)
@@ -35,7 +35,12 @@ def run(args: argparse.Namespace) -> None:
         rows += [_forks(engine, branch, past, n, args.rounds) for n in args.forks]
         rows += [_wide(engine, branch, past, n, args.tokens) for n in args.branches]
         engine.release(branch).result()
-    emit("wide", {"model": args.model, "tokens": args.tokens}, rows, save=args.save)
+    settings = {
+        "model": args.model,
+        "tokens": args.tokens,
+        "cpu seconds for 2M additions": min(calibration() for _ in range(3)),
+    }
+    emit("wide", settings, rows, save=args.save)
 
 
 def _wide(engine: Engine, branch: str, past: int, n: int, tokens: int) -> dict[str, Any]:
@@ -59,13 +64,7 @@ def _wide(engine: Engine, branch: str, past: int, n: int, tokens: int) -> dict[s
 
 
 def _forks(engine: Engine, branch: str, past: int, n: int, rounds: int) -> dict[str, Any]:
-    times = []
-    for number in range(rounds):
-        started = time.perf_counter()
-        found = asyncio.run(_first_tokens(engine, branch, n, number))
-        times.append(time.perf_counter() - started)
-        for name in found:
-            engine.release(name).result()
+    times = asyncio.run(first_token_times(engine, branch, n, rounds))
     return {
         "what": "forks",
         "past": past,
@@ -76,6 +75,15 @@ def _forks(engine: Engine, branch: str, past: int, n: int, rounds: int) -> dict[
     }
 
 
-async def _first_tokens(engine: Engine, branch: str, n: int, number: int) -> list[str]:
-    grown = [extend(engine, [branch], exactly(1, number), 1, [3 + row]) for row in range(n)]
-    return [done.started.prompt_branch_id for each in await asyncio.gather(*grown) for done in each]
+async def first_token_times(engine: Engine, branch: str, n: int, rounds: int) -> list[float]:
+    """Seconds from asking to the last first token, round by round, in a loop that runs as a server's does."""
+    times: list[float] = []
+    for number in range(rounds):
+        params = exactly(1, number)
+        started = time.perf_counter()
+        asked = (engine.agenerate([3 + row], params, parent_id=branch) for row in range(n))
+        grown = await asyncio.gather(*asked)
+        times.append(time.perf_counter() - started)
+        for done in grown:
+            await asyncio.wrap_future(engine.release(done.started.prompt_branch_id))
+    return times

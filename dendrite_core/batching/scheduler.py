@@ -48,6 +48,11 @@ def _is_behind(sequence: Sequence) -> bool:
     return leader.running and leader.branch.kv_length < shared
 
 
+def _leads(sequence: Sequence) -> bool:
+    """Whether it has so much to compute that another may wait for a part of it."""
+    return len(sequence.branch) - sequence.branch.kv_length > WORTH_WAITING
+
+
 @dataclass(slots=True)
 class Step:
     """What one step computes: batch row i is `rows[i]` with `new[i]` new tokens.
@@ -200,9 +205,10 @@ class Scheduler:
     def _admit(self, granted: dict[Sequence, int]) -> None:
         budget = self.max_tokens - sum(granted.values())
         following: list[tuple[Order, Sequence]] = []
+        leaders = [sequence for sequence in self.running if _leads(sequence)] if self._waiting else []
         while self._waiting and budget > 0 and len(self.running) < self.max_rows:
             sequence = self._waiting[0][1]
-            if self._follows(sequence):
+            if self._follows(sequence, leaders):
                 following.append(heapq.heappop(self._waiting))
                 continue
             new = self._begin(sequence, budget)
@@ -211,6 +217,8 @@ class Scheduler:
             heapq.heappop(self._waiting)
             granted[sequence] = new
             budget -= new
+            if _leads(sequence):
+                leaders.append(sequence)
         for entry in following:
             heapq.heappush(self._waiting, entry)
 
@@ -235,20 +243,20 @@ class Scheduler:
         self._versions = -1
         return new
 
-    def _follows(self, sequence: Sequence) -> bool:
+    def _follows(self, sequence: Sequence, leaders: list[Sequence]) -> bool:
         """Whether it waits for another to compute what both begin with, and will then find it cached."""
         if sequence.wants_scores:
             return False
         if not _is_behind(sequence):
-            sequence.behind = self._leader_of(sequence)
+            sequence.behind = self._leader_of(sequence, leaders)
         return sequence.behind is not None
 
-    def _leader_of(self, sequence: Sequence) -> tuple[Sequence, int] | None:
-        """A running prompt that shares enough of what it has still to compute, and up to where."""
+    def _leader_of(self, sequence: Sequence, leaders: list[Sequence]) -> tuple[Sequence, int] | None:
+        """The one of `leaders` that shares enough of what it has still to compute, and up to where."""
         branch, size = sequence.branch, self.page_size
-        for leader in self.running:
+        for leader in leaders:
             other, known = leader.branch, leader.branch.kv_length
-            if len(other) - known <= WORTH_WAITING or other.namespace != branch.namespace:
+            if other.namespace != branch.namespace:
                 continue
             first = max(known, branch.kv_length)
             probe = first + WORTH_WAITING
@@ -331,8 +339,7 @@ class Scheduler:
         if not sequence.is_prompt:
             sequence.drawing += 1
             sequence.draw_at = len(batch.draws)
-        split = sequence.prompt_length
-        banned = sequence.banned(length)
+        split, banned = sequence.prompt_length, sequence.banned(length)
         prompt, output = sequence.history[:split], sequence.history[split:]
         for stream in range(sequence.stream, sequence.stream + max(1, sequence.children)):
             draw = Draw(row, params, sequence.seed, stream, length, prompt, output, banned)

@@ -8,7 +8,7 @@ compares a whole prefix, and the length of a shared prefix is found by bisection
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cmp_to_key
+from itertools import pairwise
 from typing import NamedTuple
 
 
@@ -64,15 +64,12 @@ def tree_order(tables: Sequence[Sequence[int]]) -> list[int]:
 
     Siblings follow each other by page id, and a table that is a prefix of another comes first.
     """
-
-    def compare(left: int, right: int) -> int:
-        a, b = tables[left], tables[right]
-        shared = shared_prefix(a, b)
-        if shared == min(len(a), len(b)):
-            return len(a) - len(b)
-        return a[shared] - b[shared]
-
-    return sorted(range(len(tables)), key=cmp_to_key(compare))
+    common = len(tables[0]) if tables else 0
+    for table in tables:
+        if not _agree(tables[0], table, common):
+            common = shared_prefix(tables[0], table)
+    # Lists are compared just so, and what all begin with need not be.
+    return sorted(range(len(tables)), key=[table[common:] for table in tables].__getitem__)
 
 
 def adjacent_prefixes(tables: Sequence[Sequence[int]]) -> list[int]:
@@ -81,7 +78,19 @@ def adjacent_prefixes(tables: Sequence[Sequence[int]]) -> list[int]:
     An entry changes only when one of its two rows is admitted, ends, or gets a new table `version`, so a
     scheduler may keep the list between steps and mend single entries with `shared_prefix`.
     """
-    return [0, *map(shared_prefix, tables[:-1], tables[1:])] if tables else []
+    found = [0] if tables else []
+    shared = 0
+    for left, right in pairwise(tables):
+        # Siblings part where the two before them did.
+        if not _agree(left, right, shared) or _agree(left, right, shared + 1):
+            shared = shared_prefix(left, right)
+        found.append(shared)
+    return found
+
+
+def _agree(a: Sequence[int], b: Sequence[int], count: int) -> bool:
+    """Whether two tables of one cache both have `count` pages and begin with the same ones."""
+    return count == 0 or (len(a) >= count <= len(b) and a[count - 1] == b[count - 1])
 
 
 def spans(tables: Sequence[Sequence[int]], lcp: Sequence[int] | None = None) -> list[Span]:

@@ -164,7 +164,9 @@ class TreeCache:
         self.forget(branch, last)
         assert branch.cursor is not None
         self._touch(branch)
-        branch.table = PageTable(branch.cursor.pages_from(0) + branch.tail)
+        pages = branch.cursor.pages_from(0)
+        pages += branch.tail
+        branch.table = PageTable(pages)
         return branch.table
 
     def stop(self, branch: Branch) -> None:
