@@ -69,7 +69,7 @@ def tree_order(tables: Sequence[Sequence[int]]) -> list[int]:
         if not _agree(tables[0], table, common):
             common = shared_prefix(tables[0], table)
     # Lists are compared just so, and what all begin with need not be.
-    return sorted(range(len(tables)), key=[table[common:] for table in tables].__getitem__)
+    return sorted(range(len(tables)), key=[list(table[common:]) for table in tables].__getitem__)
 
 
 def adjacent_prefixes(tables: Sequence[Sequence[int]]) -> list[int]:
