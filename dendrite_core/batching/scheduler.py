@@ -108,7 +108,7 @@ class Scheduler:
         """Take a finished or aborted sequence out, wherever it is. Its branch keeps its KV."""
         if sequence.running:
             self._stop(sequence)
-        else:
+        elif self._waiting:
             self._waiting = [entry for entry in self._waiting if entry[1] is not sequence]
             heapq.heapify(self._waiting)
 
@@ -131,14 +131,17 @@ class Scheduler:
         self._admit(granted)
         return self._build(granted) if granted else None
 
-    def commit(self, step: Step, scores: list[tuple[float, list[tuple[int, float]]]]) -> None:
-        """Take note that the step's KV is written, and hand out the scores of prompt tokens."""
+    def commit(self, step: Step) -> None:
+        """Take note that the step's KV is written, or will be before any later step reads it."""
         for sequence, new in zip(step.rows, step.new, strict=True):
             sequence.computing -= new
             if sequence.running:
                 self.cache.advance(sequence.branch, new)
         for sequence in step.drawers:
             sequence.drawing -= not sequence.is_prompt
+
+    def score(self, step: Step, scores: list[tuple[float, list[tuple[int, float]]]]) -> None:
+        """Hand out the scores of prompt tokens."""
         first = 0
         for sequence, count in step.scorers:
             sequence.scored += scores[first : first + count]

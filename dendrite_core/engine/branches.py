@@ -11,14 +11,15 @@ import heapq
 import secrets
 import threading
 import time
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 from dendrite_core.batching.sequence import Sequence
 from dendrite_core.cache.branch import Branch
 from dendrite_core.cache.tree import TreeCache
 from dendrite_core.config import ResolvedConfig
 from dendrite_core.engine.job import Job
+from dendrite_core.engine.keeping.record import Constraint, Record
 from dendrite_core.engine.messages import BranchInfo, Request, Started, with_notes
 from dendrite_core.engine.output import Choice
 from dendrite_core.engine.stream import Stream
@@ -27,35 +28,8 @@ from dendrite_core.engine.watching.watch import News, Watch
 from dendrite_core.engine.watching.watches import Watches
 from dendrite_core.errors import BranchNotFound, ContextLengthExceeded, RequestError
 from dendrite_core.params import SamplingParams
-from dendrite_core.text.grammar import Grammar, GrammarState
+from dendrite_core.text.grammar import GrammarState
 from dendrite_core.text.tokenizer import Tokenizer
-
-
-class Constraint(NamedTuple):
-    """A grammar, and the position from which a branch's tokens are in it."""
-
-    grammar: Grammar
-    start: int
-
-
-@dataclass(slots=True)
-class Record:
-    """What the engine knows of a branch beyond its tokens.
-
-    `kind` is prompt, completion or fork. `completion` is where its own output begins. `pinned_until` is in
-    seconds of the monotonic clock. `constraint` is what its own output had to keep to. `cached` and
-    `fork_us` are `BranchInfo`'s.
-    """
-
-    kind: str
-    completion: int
-    finish_reason: str | None = None
-    sequence: Sequence | None = None
-    pinned_until: float | None = None
-    constraint: Constraint | None = None
-    cached: int = 0
-    fork_us: float | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 class BranchBook:
@@ -233,9 +207,8 @@ class BranchBook:
             self._hold(branch, record)
             self.watches.changed(branch)
             job.children.append(self._sequence(job, branch, (priority, arrival, index), prompt.seed, 0))
-        self.end(prompt, None)
         parent = prompt.branch.parent
-        job.started = Started(
+        job.forked = Started(
             tree_id=self.tree_name(prompt.branch),
             parent_id=self.name(parent) if parent is not None else None,
             prompt_branch_id=self.name(prompt.branch),
@@ -244,9 +217,18 @@ class BranchBook:
             cached_tokens=prompt.cached or 0,
             shared_tokens=job.shared_tokens,
             fork_us=fork_us,
-            prompt_logprobs=job.prompt_logprobs(),
         )
-        return job.started
+        return job.forked
+
+    def tell(self, job: Job) -> Started:
+        """The prompt's children may be named: their first tokens, and the prompt's logprobs, are known."""
+        self.end(job.prompt, None)
+        started = job.forked
+        assert started is not None
+        if job.prompt.wants_scores:
+            started = replace(started, prompt_logprobs=job.prompt_logprobs())
+        job.started = started
+        return started
 
     def end(self, sequence: Sequence, finish_reason: str | None) -> None:
         """A sequence is over; its branch stays, idle."""

@@ -16,12 +16,16 @@ from dendrite_core.engine.stream import Stream
 
 
 class Job:
-    """A request being served. `live` counts choices that have not ended; `news` is not yet reported."""
+    """A request being served. `live` counts choices that have not ended; `news` is not yet reported.
+
+    `forked` is what there is to say once the children have their first tokens, `started` what was said.
+    """
 
     __slots__ = (
         "children",
         "choices",
         "clock",
+        "forked",
         "live",
         "news",
         "prompt",
@@ -38,6 +42,7 @@ class Job:
         self.clock = Clock(stream.submitted, {})
         self.news: list[ChoiceDelta] = []
         self.children: list[Sequence] = []
+        self.forked: Started | None = None
         self.started: Started | None = None
         self.prompt: Sequence
 

@@ -216,8 +216,10 @@ class EngineLoop:
             return None
 
     def _settle(self, flight: Flight) -> None:
-        """Commit a step and hand out what it drew, once that is known."""
+        """Commit a step, and hand out what it drew once that is known; until then the device computes."""
         step = flight.step
+        self.scheduler.commit(step)
+        self._fork_prompts(step)
         try:
             sampled = flight.drawn.read() if flight.drawn is not None else Sampled([], [])
             scores = flight.scored.read() if flight.scored is not None else []
@@ -225,7 +227,7 @@ class EngineLoop:
             self._fail_step(step, error)
             return
         self.counters.steps += 1
-        self.scheduler.commit(step, scores)
+        self.scheduler.score(step, scores)
         self._emit(step, sampled)
         self.book.watches.grown(step.rows)
 
@@ -254,7 +256,7 @@ class EngineLoop:
             job, drawn = sequence.owner, range(first, first + max(1, sequence.children))
             first = drawn.stop
             assert isinstance(job, Job)
-            if not sequence.running:
+            if not (job.children if sequence.is_prompt else sequence.running):
                 continue  # It ended while this step was in flight.
             fault = next((sampled.faults[i] for i in drawn if i in sampled.faults), None)
             if fault is not None:
@@ -269,25 +271,28 @@ class EngineLoop:
         """One token for this sequence, or a first one for each child of a prompt."""
         children = [sequence]
         if sequence.is_prompt:
-            self._fork(job, sequence)
+            self.outbox.post(job.stream, self.book.tell(job))
             children = job.children
         for child, i in zip(children, drawn, strict=True):
             token, logprob = sampled.token_ids[i], sampled.logprobs[i]
             self._advance(job, child, token, logprob and token_logprob(token, logprob))
 
-    def _fork(self, job: Job, prompt: Sequence) -> None:
-        """The prompt is computed: its branch goes idle and its children take their first tokens."""
-        self.scheduler.remove(prompt)
-        started = self.book.fork_children(job)
-        self.counters.cached_tokens += started.cached_tokens
-        self.counters.queried_tokens += started.prompt_tokens
-        self.measures.start(
-            queued=prompt.admitted - job.stream.submitted,
-            prompt_tokens=started.prompt_tokens,
-            branches=len(started.branch_ids),
-            depth=self.book.depth(prompt.branch),
-        )
-        self.outbox.post(job.stream, started)
+    def _fork_prompts(self, step: Step) -> None:
+        """Give prompts that are computed their children, whose first tokens are still to come."""
+        for sequence in step.drawers:
+            if sequence.is_prompt and sequence.running:
+                job = sequence.owner
+                assert isinstance(job, Job)
+                self.scheduler.remove(sequence)
+                started = self.book.fork_children(job)
+                self.counters.cached_tokens += started.cached_tokens
+                self.counters.queried_tokens += started.prompt_tokens
+                self.measures.start(
+                    queued=sequence.admitted - job.stream.submitted,
+                    prompt_tokens=started.prompt_tokens,
+                    branches=len(started.branch_ids),
+                    depth=self.book.depth(sequence.branch),
+                )
 
     def _advance(self, job: Job, child: Sequence, token: int, logprob: TokenLogprob | None) -> None:
         fresh = not child.running
@@ -389,8 +394,8 @@ class EngineLoop:
                 self.scheduler.remove(sequence)
                 self.book.end(sequence, reason)
             if job.started is None:
-                # Nobody was told this branch's name, so nobody could ever free it.
-                self.book.release([job.prompt.branch])
+                # Nobody was told these branches' names, so nobody could ever free them.
+                self.book.release([job.prompt.branch, *(child.branch for child in job.children)])
             self._close(job)
             self.measures.break_off(job.finish_reasons(reason), error)
             self.outbox.post(job.stream, error)

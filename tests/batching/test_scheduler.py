@@ -60,7 +60,7 @@ class Machine:
             return None
         self._copy_and_write(step)
         self._check_what_rows_see(step)
-        self.scheduler.commit(step, [])
+        self.scheduler.commit(step)
         for sequence in step.drawers:
             sequence.append(len(sequence.branch) * 7 % 1000)
             if len(sequence.branch) >= sequence.owner:  # type: ignore[operator]
@@ -236,7 +236,7 @@ class Overlapped(Machine):
         if flight is None:
             return
         step, drawn = flight
-        self.scheduler.commit(step, [])
+        self.scheduler.commit(step)
         for sequence, token in zip(step.drawers, drawn, strict=True):
             if not sequence.running:
                 continue

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from dendrite_core import Engine, RequestError, SamplingParams
+from dendrite_core.cache.invariants import check
 from dendrite_core.errors import BranchNotFound, ContextLengthExceeded
 
 MakeEngine = Callable[..., Engine]
@@ -236,3 +237,17 @@ def test_a_branch_has_one_name_and_no_other_spelling_of_it(make_engine: MakeEngi
     with pytest.raises(BranchNotFound):
         engine.describe_tree(tree[: boot - 2] + "0" + tree[boot - 2 :]).result()
     assert engine.describe_tree(tree).result()[-1].branch_id == name
+
+
+def test_children_that_can_draw_no_first_token_leave_nothing(make_engine: MakeEngine) -> None:
+    engine = make_engine(canaries=True)
+    root = engine.generate(tokens(40), params())
+    before = engine.stats().result()
+    end = engine.tokenizer.eos_ids[0]
+    with pytest.raises(RequestError, match="no token is left"):
+        engine.generate([5], params(allowed_token_ids=(end,), min_tokens=2), parent_id=root.branch_id, n=3)
+    after = engine.stats().result()
+    assert (after.branches, after.pages_used) == (before.branches, before.pages_used)
+    assert engine.describe(root.branch_id).result().children == ()
+    engine.close()
+    check(engine._loop.book.cache)

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dendrite_core.cache.branch import Branch
-from dendrite_core.engine.branches import BranchBook, Constraint, Record
+from dendrite_core.engine.branches import BranchBook
 from dendrite_core.engine.keeping.journal import Entries, Journal, Saved
+from dendrite_core.engine.keeping.record import Constraint, Record
 from dendrite_core.errors import DendriteError
 from dendrite_core.params import GrammarSpec
 from dendrite_core.text.grammar import Grammar, GrammarCompiler
