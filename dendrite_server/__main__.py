@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
@@ -18,6 +19,7 @@ from dendrite_server.app import create_app
 from dendrite_server.command_line.arguments import engine_config, note_unused, parse_arguments, server_config
 from dendrite_server.config import ServerConfig
 from dendrite_server.service import Service
+from dendrite_server.terminal.entry import end_loading
 from dendrite_server.transport import HttpProtocol
 
 log = logging.getLogger("dendrite.server")
@@ -28,7 +30,11 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; 0 after a clean end, 1 when the model cannot be served."""
+    """Serve until SIGTERM or SIGINT; 0 after a clean end, 1 when the model cannot be served.
+
+    Before it listens a signal ends it at once, with 128 and its number.
+    """
+    signal.signal(signal.SIGTERM, end_loading)
     arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=arguments.log_level.upper(), format=LOG_FORMAT)
     logging.getLogger("dendrite.access").setLevel("INFO" if arguments.access_log else "WARNING")
@@ -44,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DendriteError as error:
         print(f"dendrite: cannot serve {arguments.model or 'the embedded model'}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

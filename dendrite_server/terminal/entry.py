@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
+
+
+def end_loading(number: int, frame: FrameType | None) -> None:
+    """For SIGTERM until the server listens: the first process of a container hears no signal by default."""
+    raise SystemExit(128 + number)
+
 
 HELP = """usage: dendrite COMMAND ...
 
@@ -29,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(HELP, end="")
                 return 0
             case _:
+                signal.signal(signal.SIGTERM, end_loading)
                 from dendrite_server.__main__ import main as serve
 
                 return serve(words)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -325,6 +326,26 @@ def test_sigterm_lets_running_requests_finish_and_takes_no_new_ones(checkpoint: 
         assert results[0]["usage"]["completion_tokens"] == 600
         http.close()
         assert served.child.wait(10) == 0
+
+
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("program", ["dendrite_server.terminal.entry", "dendrite_server.__main__"])
+def test_a_process_that_still_loads_ends_when_told(
+    checkpoint: Path, tmp_path: Path, by: signal.Signals, program: str
+) -> None:
+    """Also as the first process of a container, for which a signal that nobody handles is no signal."""
+    slow = shutil.copytree(checkpoint, tmp_path / "slow")
+    (slow / "config.json").unlink()
+    os.mkfifo(slow / "config.json")
+    line = f"import sys; from {program} import main; sys.exit(main())"
+    command = [sys.executable, "-c", line, "serve", str(slow), "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as loading:
+        # To open a pipe takes somebody who reads it: this is how far it is.
+        with (slow / "config.json").open("wb"):
+            loading.send_signal(by)
+            assert loading.wait(20) == 128 + by
+        assert loading.stderr is not None
+        assert loading.stderr.read() == ""
 
 
 def test_somebody_who_watches_does_not_hold_up_the_end(checkpoint: Path) -> None:
