@@ -19,6 +19,7 @@ from dendrite_server.app import create_app
 from dendrite_server.command_line.arguments import engine_config, note_unused, parse_arguments, server_config
 from dendrite_server.config import ServerConfig
 from dendrite_server.service import Service
+from dendrite_server.store import held
 from dendrite_server.terminal.entry import end_loading
 from dendrite_server.transport import HttpProtocol
 
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = server_config(arguments)
         refuse_if_taken(config.host, config.port)
-        with Engine(engine_config(arguments)) as engine:
+        with held(config.store_path), Engine(engine_config(arguments)) as engine:
             # What was loaded lives as long as the process; the collector need not walk it at every turn.
             gc.collect()
             gc.freeze()

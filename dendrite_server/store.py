@@ -6,12 +6,15 @@ restart; memory stays the only place that is read, so no request waits for a dis
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
+import os
 import sqlite3
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from dendrite_core.errors import RequestError
@@ -108,6 +111,32 @@ class Store:
             len(self._records) > self._max_count or self.bytes > self._max_bytes
         ):
             self.remove(next(iter(self._records)))
+
+
+@contextmanager
+def held(path: str | None) -> Iterator[None]:
+    """Keep other processes off a store's file: what two write, each would lose of the other.
+
+    The lock lies beside the file and goes with the process, however that ends. Raises `RequestError`.
+    """
+    if path is None:
+        yield
+        return
+    try:
+        lock = open(f"{path}.lock", "a+")  # noqa: SIM115
+    except OSError as error:
+        raise RequestError(f"store_path {path!r} cannot be used: {error}", param="store_path") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            message = f"store_path {path!r} is used by process {lock.read()}"
+            raise RequestError(message, param="store_path") from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
 
 
 class Disk:

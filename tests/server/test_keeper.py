@@ -91,6 +91,20 @@ def test_a_tree_survives_the_process(start: Start, by: int) -> None:
     assert found.usage.prompt_tokens == expected.usage.prompt_tokens
 
 
+def test_a_file_belongs_to_one_process_at_a_time(start: Start, checkpoint: Path, tmp_path: Path) -> None:
+    """Each would lose what the other one keeps; so a second one does not even read its model."""
+    first = start()
+    command = [sys.executable, "-m", "dendrite_server", "--model", str(checkpoint), "--port", "0"]
+    command += ["--store-path", str(tmp_path / "kept.sqlite")]
+    second = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert second.returncode == 1
+    assert "store_path" in second.stderr
+    assert f"used by process {first.process.pid}" in second.stderr
+    assert first.http.get("models").status_code == 200
+    first.end(signal.SIGKILL)
+    start()
+
+
 def tree_of(server: Process, name: str) -> dict[str, object]:
     """What a tree holds, of every branch that has a name."""
     tree = server.http.get(f"branches/{name}").json()["tree_id"]
