@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from http.client import HTTPException
 from typing import IO, Any
 from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 DEFAULT_URL = "http://localhost:8000/v1"
@@ -37,7 +38,7 @@ class Client:
     """One server. Raises `Unreachable` and `Refused`."""
 
     def __init__(self, base_url: str, api_key: str | None) -> None:
-        self.base_url = base_url.rstrip("/")
+        self.base_url = _with_path(base_url)
         self._key = api_key or os.environ.get("DENDRITE_API_KEY")
 
     def get(self, path: str) -> Body:
@@ -78,6 +79,12 @@ class Client:
             reason = getattr(error, "reason", error)
             raise Unreachable(f"no server at {self.base_url} ({reason}); start one: dendrite serve") from None
         return answer
+
+
+def _with_path(url: str) -> str:
+    """The base URL that a server's mere address stands for; one with a path stays."""
+    url = (url if "://" in url else f"http://{url}").rstrip("/")
+    return url if urlsplit(url).path else f"{url}/v1"
 
 
 def _message(error: HTTPError) -> str:

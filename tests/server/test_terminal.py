@@ -56,6 +56,16 @@ def test_a_tree_is_printed_branch_by_branch(server: Server, capsys: pytest.Captu
     assert next(line for line in listed.splitlines() if made["tree"]["tree_id"] in line).split()[1] == "7"
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:{}/v1/", "http://127.0.0.1:{}", "127.0.0.1:{}/"])
+def test_a_server_is_found_by_its_address_alone(
+    server: Server, capsys: pytest.CaptureFixture[str], url: str
+) -> None:
+    made = post(server, prompt="a b c")
+    status, out, err = printed(capsys, "tree", "--list", "--url", url.format(server.port))
+    assert (status, err) == (0, "")
+    assert made["tree"]["tree_id"] in out
+
+
 def test_a_text_cannot_drive_the_terminal(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     made = post(server, prompt="\x1b[2J[bold]x[/bold]\x07\x9b31m", max_tokens=1)
     out = printed(capsys, "tree", made["tree"]["tree_id"], *at(server))[1]
