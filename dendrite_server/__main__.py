@@ -81,6 +81,8 @@ def serve(engine: Engine, config: ServerConfig) -> None:
         host=config.host,
         port=config.port,
         access_log=False,
+        # Its lines go where ours go, in the same form.
+        log_config=None,
         log_level="warning",
         lifespan="off",
         server_header=False,

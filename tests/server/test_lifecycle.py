@@ -294,6 +294,19 @@ def test_a_process_says_what_it_serves_and_ends_cleanly(checkpoint: Path) -> Non
         assert served.child.communicate()[1] == ""
 
 
+def test_every_line_of_the_log_says_when_and_who(checkpoint: Path) -> None:
+    with process(checkpoint, "--drain-timeout", "0", "--log-level", "info") as served:
+        port = int(served.url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as rude:
+            rude.sendall(b"no HTTP at all\r\n\r\n")
+            assert rude.recv(100).startswith(b"HTTP/1.1 400")
+        assert served.stop() == 0
+        lines = served.child.communicate()[1].splitlines()
+    assert any("Invalid HTTP request" in line for line in lines)
+    form = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (INFO|WARNING) [\w.]+: .+")
+    assert [line for line in lines if not form.fullmatch(line)] == []
+
+
 def test_sigterm_lets_running_requests_finish_and_takes_no_new_ones(checkpoint: Path) -> None:
     asked = {**LONG, "max_tokens": 600}
     with process(checkpoint) as served, httpx.Client(base_url=served.url, timeout=30) as http:
