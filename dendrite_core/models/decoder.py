@@ -96,7 +96,7 @@ class Decoder:
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
-        """Scores `[R, vocab]` in float32 of hidden states `[R, hidden]`."""
+        """Scores `[R, vocab]` of hidden states `[R, hidden]`: float32, or as the fused pass has them."""
         if self._fused is not None:
             return self._fused.logits(hidden)
         return self._parts.head(hidden.shape[0])(hidden).float()

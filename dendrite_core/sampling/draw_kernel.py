@@ -18,7 +18,7 @@ def copy_rows(logits, stride, rows, out, WIDTH, BLOCK: tl.constexpr):
     draw = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     source = tl.load(rows + draw).to(tl.int64)
-    value = tl.load(logits + source * stride + at, mask=at < WIDTH, other=0.0)
+    value = tl.load(logits + source * stride + at, mask=at < WIDTH, other=0.0).to(tl.float32)
     tl.store(out + draw * WIDTH + at, value, mask=at < WIDTH)
 
 
@@ -92,7 +92,7 @@ def block_sums(
     row = tl.program_id(0).to(tl.int64)
     block = tl.program_id(1)
     at = block * BLOCK + tl.arange(0, BLOCK)
-    value = tl.load(logits + row * stride + at, mask=at < WIDTH, other=float("-inf"))
+    value = tl.load(logits + row * stride + at, mask=at < WIDTH, other=float("-inf")).to(tl.float32)
     inverse = tl.load(inverse_temperatures + row)
     counted = at < WIDTH
     if CUT:
@@ -120,7 +120,7 @@ def above(row, limit, low, greatest, inverse, WIDTH: tl.constexpr, BLOCK: tl.con
     least = tl.full((BLOCK,), float("inf"), tl.float32)
     below = tl.full((BLOCK,), float("-inf"), tl.float32)
     for start in range(0, WIDTH, BLOCK):
-        value = tl.load(row + start + lane, mask=start + lane < WIDTH, other=float("-inf"))
+        value = tl.load(row + start + lane, mask=start + lane < WIDTH, other=float("-inf")).to(tl.float32)
         over = value > limit
         count += over.to(tl.int32)
         weight += tl.where(over, tl.exp((value - greatest) * inverse), 0.0)
@@ -209,7 +209,7 @@ def choose(
     chosen = tl.minimum(tl.sum((upto <= target).to(tl.int32), 0), last)
     before = tl.sum(tl.where(lane < chosen, weight, 0.0), 0)
     at = chosen * BLOCK + tl.arange(0, BLOCK)
-    value = tl.load(logits + row * stride + at, mask=at < WIDTH, other=float("-inf"))
+    value = tl.load(logits + row * stride + at, mask=at < WIDTH, other=float("-inf")).to(tl.float32)
     share = tl.exp((value - greatest) * inverse)
     kept = value > float("-inf")
     if CUT:

@@ -30,7 +30,7 @@ class Logprobed:
         self._tops, self._sources = tops, [at[row] for row in rows]
         if len(distinct) != len(logits):
             logits = logits.index_select(0, upload(distinct, torch.int64, logits.device))
-        logprobs = torch.log_softmax(logits, -1)
+        logprobs = torch.log_softmax(logits, -1, dtype=torch.float32)
         sources = upload(self._sources, torch.int64, logits.device)
         found = [logprobs[sources, tokens.to(torch.int64)]]
         if any(tops):

@@ -77,7 +77,6 @@ class Sampler:
 
     def launch(self, logits: Tensor, draws: Sequence[Draw], masks: TokenMasks | None = None) -> Drawn:
         """As `sample`, without waiting for what comes out."""
-        assert logits.dtype == torch.float32, "sampling is done in float32"
         assert logits.shape[1] == self.vocab_size, "logits are not of this vocabulary"
         with torch.inference_mode():
             tokens = self.tokens(logits, draws, masks)
@@ -85,6 +84,7 @@ class Sampler:
 
     def tokens(self, logits: Tensor, draws: Sequence[Draw], masks: TokenMasks | None = None) -> Tensor:
         """Token ids on the device `[D]`, -1 for a draw that has nothing to draw from. logits: [R, V]"""
+        assert logits.dtype == torch.float32, "sampling is done in float32"
         own = adjusted(self._gathered(logits, draws), draws, masks, out=self._scratch(0, len(draws)))
         return self._choose(own, draws)
 

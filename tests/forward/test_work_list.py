@@ -50,7 +50,7 @@ def expected(batch: Batch) -> Counter[tuple[int, int, int]]:
 @pytest.mark.parametrize("grid", [None, 16])
 @pytest.mark.parametrize("seed", range(12))
 def test_every_token_is_met_once(seed: int, grid: int | None) -> None:
-    tiles = Tiles(4, 2, PAGE, 16, 0 if grid else 32, 8, 6, 3, 16, 0, grid)
+    tiles = Tiles(4, 2, PAGE, 16, 0 if grid else 32, 8, 8, 6, 3, 16, 0, grid)
     grown, rng = forest(seed), random.Random(seed)
     for new in (dict.fromkeys(grown.rows, 1), {row: rng.randint(1, 9) for row in grown.rows}):
         batch = grown.step(new)
@@ -62,7 +62,7 @@ def test_every_token_is_met_once(seed: int, grid: int | None) -> None:
 
 
 def test_a_plan_serves_rows_that_grow() -> None:
-    grown, tiles = forest(3), Tiles(4, 2, PAGE, 16, 32, 8, 6, 3, 16, 0)
+    grown, tiles = forest(3), Tiles(4, 2, PAGE, 16, 32, 8, 8, 6, 3, 16, 0)
     batch = grown.step(dict.fromkeys(grown.rows, 1))
     work = plan(batch, tiles, spare=2)
     for steps in range(1, 6):
@@ -76,7 +76,7 @@ def test_a_plan_serves_rows_that_grow() -> None:
 
 @pytest.mark.parametrize("stages", [1, 2])
 def test_on_the_device_a_plan_replaces_the_one_before(stages: int) -> None:
-    tiles = Tiles(4, 2, PAGE, 16, 32, 8, 6, 3, 16, 0)
+    tiles = Tiles(4, 2, PAGE, 16, 32, 8, 8, 6, 3, 16, 0)
     room = Capacity(narrow=400, wide=400, queries=4000, pages=900, tokens=40, slots=4000)
     held = DevicePlan(room, 8, 4, torch.device("cpu"), stages=stages)
     for seed in (4, 5, 6, 1):

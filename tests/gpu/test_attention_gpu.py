@@ -37,13 +37,19 @@ def attended(backend: Any, batch: Batch, q: torch.Tensor, k: torch.Tensor, v: to
     return backend.attend(0, q, k, v).float()
 
 
-def compare(batch: Batch, shape: AttentionShape, dtype: torch.dtype, canaries: bool = False) -> None:
+def compare(
+    batch: Batch, shape: AttentionShape, dtype: torch.dtype, canaries: bool = False, poisoned: bool = False
+) -> None:
     from dendrite_core.forward.cuda.attention_tree import TreeAttention
 
     store = KVStore(1, 3000, PAGE, shape.kv_heads, shape.head_dim, dtype, DEVICE, canaries)
     slots = torch.arange(3000 * PAGE, device=DEVICE)
     past = torch.randn(2, len(slots), shape.kv_heads, shape.head_dim, dtype=dtype, device=DEVICE)
     store.write(0, slots, past[0], past[1])
+    if poisoned:
+        rows = zip(batch.page_tables, batch.kv_lengths, strict=True)
+        held = {table[at // PAGE] * PAGE + at % PAGE for table, length in rows for at in range(length)}
+        store.data[:, :, [slot for slot in range(3000 * PAGE) if slot not in held]] = float("nan")
     tokens = len(batch.token_ids)
     q = torch.randn(tokens, shape.heads, shape.head_dim, dtype=dtype, device=DEVICE)
     k, v = torch.randn(2, tokens, shape.kv_heads, shape.head_dim, dtype=dtype, device=DEVICE)
@@ -89,6 +95,20 @@ def test_a_long_shared_past_goes_through_wide_tiles(name: str, branches: int) ->
     for _ in range(branches - 1):
         forest.step({forest.fork(root): 1 + len(forest.rows)})
     compare(forest.step(dict.fromkeys(forest.rows, 1)), SHAPES[name], torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", ["llama", "small heads"])
+def test_what_no_row_holds_may_be_no_number(name: str) -> None:
+    """Pages end with what a sequence before left there, which may have run into NaN."""
+    forest = Forest(PAGE, 3000, 1, scattered=True)
+    root = forest.open()
+    forest.step({root: 5000})
+    for _ in range(40):
+        forest.step({forest.fork(root): 1 + len(forest.rows)})
+    rows = forest.rows[:]
+    compare(forest.step(dict.fromkeys(rows, 1)), SHAPES[name], torch.bfloat16, poisoned=True)
+    prompts = {row: 1 + 37 * at for at, row in enumerate(rows[:9])}
+    compare(forest.step(prompts), SHAPES[name], torch.bfloat16, poisoned=True)
 
 
 def test_on_a_grid_a_row_does_not_depend_on_its_siblings() -> None:

@@ -129,6 +129,10 @@ def test_where_hoppers_wide_tiles_do_not_compile_plain_ones_attend(caplog: pytes
 
         attend_wide: ClassVar[Any] = {}
 
+        @staticmethod
+        def tile(_: int) -> tuple[int, int, int]:
+            return 64, 32, 2
+
     class Launch:
         def __call__(self, *_: object, **__: object) -> None:
             raise CompilationError("", None, "no such builtin")
@@ -143,7 +147,7 @@ def test_where_hoppers_wide_tiles_do_not_compile_plain_ones_attend(caplog: pytes
     tree, given = FewPrograms(shape, store), inputs(shape, 80, torch.float32)
     results = []
     for kernel in (None, Refused):
-        tree.wide_kernel = kernel
+        tree.wide_kernel, tree.described = kernel, [None]
         tree.plan(ForwardBatch.build(batch, CPU))
         results.append(tree.attend(0, *given))
     assert torch.equal(*results)

@@ -151,6 +151,11 @@ class FlashInferAttention:
         )
         return self.run_stored(layer, q)
 
+    def target(self, layer: int) -> tuple[Tensor, Tensor]:
+        """See `FusedAttend`."""
+        assert self.places is not None
+        return self.store.layers[layer], self.places
+
     def run_stored(self, layer: int, q: Tensor) -> Tensor:
         """Attend over what is stored; q `[T, heads * d]` or `[T, heads, d]` -> `[T, heads * d]`."""
         from flashinfer import merge_state_in_place

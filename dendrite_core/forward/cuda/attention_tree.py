@@ -28,8 +28,6 @@ log = logging.getLogger("dendrite.forward")
 
 _HEADS_AT_ONCE = 8
 _FEW_QUERIES = 8
-# Rows, tokens a step, and slots of the rings.
-_WIDE_TILE = (128, 64, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +84,13 @@ class TreeAttention:
         self.half = store.dtype in (torch.bfloat16, torch.float16)
         self.card = card_of(store.device)
         self.wide_kernel: Any = None
-        if self.card.wgmma and self.half and shape.head_dim in (64, 128):
+        self.described: list[Any] = []
+        if self.card.wgmma and self.half:
             from dendrite_core.forward.cuda import wide_kernel
 
-            self.wide_kernel = wide_kernel
+            if wide_kernel.takes(shape.head_dim, store.page_size):
+                self.wide_kernel = wide_kernel
+                self.described = [wide_kernel.described(layer, store.page_size) for layer in store.layers]
         self.block_d = padded(shape.head_dim)
         # On a CPU Triton's interpreter runs the same kernels, one after another.
         self.side = torch.cuda.Stream(store.device) if store.device.type == "cuda" else None
@@ -113,7 +114,8 @@ class TreeAttention:
             narrow=narrow,
             wide=wide,
             tokens=64 if self.half else 32,
-            programs=264 if queries <= _FEW_QUERIES else 396,
+            wide_tokens=self.wide_kernel.tile(queries)[1] if self.wide_kernel else 64 if self.half else 32,
+            programs=self._narrow_tile(queries)[2],
             grid=self.grid,
         )
 
@@ -155,6 +157,11 @@ class TreeAttention:
         )
         return self.run_stored(layer, q)
 
+    def target(self, layer: int) -> tuple[Tensor, Tensor]:
+        """See `FusedAttend`."""
+        assert self.step is not None
+        return self.store.layers[layer], self.step.places
+
     def run_stored(self, layer: int, q: Tensor) -> Tensor:
         """Attend over what is stored; q: rows of at least `heads * d` numbers -> `[T, heads * d]`."""
         assert self.step is not None
@@ -172,7 +179,7 @@ class TreeAttention:
                 self._narrow(layer, q, out, window)
             if plan.has_wide:
                 self._wide(layer, q, out, window)
-        if plan.merges:
+        if plan.merges and not self._joins(q.shape[0]):
             at_once, warps = self._merge_tile(plan.most_slots)
             pdl = self.card.early and not plan.has_wide
             self.tree.merge[(q.shape[0], self.shape.heads)](
@@ -181,6 +188,11 @@ class TreeAttention:
                 num_warps=warps, launch_pdl=pdl,
             )  # fmt: skip
         return out
+
+    def _joins(self, queries: int) -> bool:
+        """Whether the last narrow item of a query joins its results, which saves few rows a launch."""
+        assert self.step is not None
+        return queries <= _FEW_QUERIES and self.grid is None and not self.step.plan.has_wide
 
     def _merge_tile(self, most: int) -> tuple[int, int]:
         """Partial results joined at once and warps; on a grid always the same, as it changes rounding."""
@@ -194,8 +206,12 @@ class TreeAttention:
         return (
             plan.query_slots, plan.pages, self.step.positions,
             q, q.stride(0), keys, keys[self.shape.kv_heads :], keys.stride(0), out, out.stride(0),
-            plan.partial, plan.partial_lse, self.shape.scale * math.log2(math.e),
+            plan.partial, plan.partial_lse, plan.slot_starts, plan.arrived, self._scale(),
         )  # fmt: skip
+
+    def _scale(self) -> float:
+        """Of scores that are powers of 2."""
+        return self.shape.scale * math.log2(math.e)
 
     def _pages(self) -> tuple[int, int, int]:
         """Tokens of a page, places of a page, and the places before its first token."""
@@ -208,9 +224,11 @@ class TreeAttention:
         if self.wide_kernel is not None and window is None:
             try:
                 self.wide_kernel.attend_wide[(132,)](
-                    plan.counts, plan.wide, *self._pointers(layer, q, out),
-                    shape.heads, shape.group, shape.head_dim, *self._pages(), *_WIDE_TILE,
-                    num_warps=4,
+                    plan.counts, plan.wide, plan.query_slots, plan.pages, self.step.positions,
+                    self.described[layer], self.store.layers[layer].shape[1],
+                    q, q.stride(0), out, out.stride(0), plan.partial, plan.partial_lse, self._scale(),
+                    shape.heads, shape.group, shape.head_dim, *self._pages(),
+                    *self.wide_kernel.tile(q.shape[0]), num_warps=4,
                 )  # fmt: skip
                 return
             except self.tree.CompilationError as error:
@@ -223,10 +241,7 @@ class TreeAttention:
 
     def _narrow(self, layer: int, q: Tensor, out: Tensor, window: int | None) -> None:
         tiles = self.tiles(q.shape[0])
-        # Few rows are a link of a chain: what a program takes of a multiprocessor, the next product cannot
-        # begin in. More rows are bound by how much is in flight.
-        few = q.shape[0] <= _FEW_QUERIES
-        stages, registers = (4, None) if not self.half else (2, 128) if few else (3, 168)
+        stages, registers, _ = self._narrow_tile(q.shape[0])
         # One step fewer than there are stages lies in shared memory, and the pages of the next.
         stages = 1 + self._stages(tiles.narrow, tiles.tokens, stages - 1, 8192)
         tile = (tiles.narrow, tiles.tokens, stages)
@@ -234,6 +249,16 @@ class TreeAttention:
         self._plain(
             layer, q, out, window, tiles.programs, tile, (0, tiles.tokens, 2), self.card.early, 4, options
         )
+
+    def _narrow_tile(self, queries: int) -> tuple[int, int | None, int]:
+        """Stages, registers of a thread and programs, as measured.
+
+        Few rows are a link of a chain: what a program takes of a multiprocessor, the next product cannot
+        begin in. Some are bound by how much of an item is in flight, many by how many items are.
+        """
+        if not self.half:
+            return 4, None, 264 if queries <= _FEW_QUERIES else 396
+        return (2, 128, 264) if queries <= _FEW_QUERIES else (3, 168, 396) if queries <= 16 else (2, 128, 528)
 
     def _plain(
         self,
@@ -253,6 +278,6 @@ class TreeAttention:
         self.tree.attend[(programs,)](
             plan.counts, plan.narrow, plan.wide, *self._pointers(layer, q, out), window or 0,
             shape.heads, shape.group, shape.head_dim, self.block_d, *self._pages(), *narrow, *wide,
-            window is not None, "ieee" if not self.half else "tf32", pdl,
+            window is not None, "ieee" if not self.half else "tf32", self._joins(q.shape[0]), pdl,
             num_warps=warps, launch_pdl=pdl, **options,
         )  # fmt: skip

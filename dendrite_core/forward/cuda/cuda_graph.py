@@ -115,7 +115,7 @@ class CudaRunner(Runner):
 
     @torch.inference_mode()
     def run(self, batch: Batch, tokens: Tensor | None = None) -> Tensor:
-        """Float32 logits `[len(batch.logits_at), vocab]`, valid until the next step.
+        """Logits `[len(batch.logits_at), vocab]` in the activations' type, valid until the next step.
 
         `tokens` int32 `[D]` on the device are the draws of the step before, which then need not have reached
         the CPU; where they belong says `batch.unread`.
@@ -206,7 +206,8 @@ class CudaRunner(Runner):
                 logits = self._step(inputs)
             finally:
                 graph.capture_end()
-        lent = torch.as_tensor(_Lent(logits), device=self.device)
+        # The interface has no name for bfloat16.
+        lent = torch.as_tensor(_Lent(logits.view(torch.int16)), device=self.device).view(logits.dtype)
 
         def replay() -> Tensor:
             graph.replay()

@@ -2,31 +2,63 @@
 """The wide tiles of tree attention for Hopper: one group of warps multiplies while another exponentiates.
 
 Same work list and same results as `tree_kernels.attend`, in Gluon, where it is said explicitly who does what.
-Four warps only copy: they bring K and V of one step after another into two rings, across items. Two groups of
-four warps take half of a tile's rows each and never meet: each waits for the ring, multiplies the scores of
-step j and the values of step j - 1, and lets the slots go.
+Two warps only ask for copies, one for K and one for V: page after page goes from the store into a ring by
+the tensor copy engine, across items. Two groups of four warps take half of a tile's rows each and never meet:
+each waits for the rings, multiplies the scores of step j and the values of step j - 1, and lets the slots go.
 
-    loader      K0 V0 K1 V1 K2 V2 ...          waits where a slot is still read
+    loader K    K0 K1 K2 ...                   waits where a slot is still read
+    loader V    V0 V1 V2 ...
     attender 0  K0 | K1 V0 | K2 V1 | ...       softmax after every K, hidden by the products of the other
     attender 1  K0 | K1 V0 | K2 V1 | ...
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
-    async_copy,
     fence_async_shared,
     mbarrier,
+    tma,
     warpgroup_mma,
     warpgroup_mma_wait,
 )
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NOTHING = gl.constexpr(-1.0e30)
 # What Triton 3.6 and 3.9 call by different names.
 meet = gl.thread_barrier if hasattr(gl, "thread_barrier") else gl.barrier
-bring = async_copy.async_load if hasattr(async_copy, "async_load") else async_copy.async_copy_global_to_shared
+bring = tma.async_load if hasattr(tma, "async_load") else tma.async_copy_global_to_shared
+# How many channels of a page the copy engine brings at a time: what it swizzles are 128 bytes.
+SLICE = gl.constexpr(64)
+
+
+def tile(queries: int) -> tuple[int, int, int]:
+    """Rows of a tile, tokens of a step, slots of the rings.
+
+    Many queries are bound by arithmetic, which long steps interrupt less often. With few the kernels before
+    and after matter as much, and less shared memory is faster to come by.
+    """
+    return (128, 64, 3) if queries <= 64 else (128, 128, 2)
+
+
+def takes(head_dim: int, page_size: int) -> bool:
+    """Whether heads are whole slices, and steps whole pages of whole groups of 8 swizzled rows."""
+    return head_dim in (64, 128) and page_size % 8 == 0 and 64 % page_size == 0
+
+
+def described(layer: Tensor, page_size: int) -> TensorDescriptor:
+    """K and V of one layer `[2 * kv_heads, places, d]` as the copy engine sees them, page by page."""
+    heads, places, width = layer.shape
+    block = [page_size, SLICE.value]
+    # Of the type only its size matters.
+    layout = gl.NVMMASharedLayout.get_default_for(block, gl.bfloat16)
+    return TensorDescriptor(layer, [heads * places, width], [width, 1], block, layout)
 
 
 @gluon.jit
@@ -40,40 +72,68 @@ def _bounds(base, grown, TOKENS: gl.constexpr):
 
 @gluon.jit
 def _load(
-    counts, items, pages, keys, values, head_stride, k_ring, v_ring, k_full, k_empty, v_full, v_empty,
+    counts, items, pages, store, places, first_row, ring, full, empty, brought,
     KV_HEADS: gl.constexpr, D: gl.constexpr, PAGE: gl.constexpr, STRIDE: gl.constexpr, GUARD: gl.constexpr,
-    TOKENS: gl.constexpr, DEPTH: gl.constexpr,
+    TOKENS: gl.constexpr, DEPTH: gl.constexpr, ZEROED: gl.constexpr,
 ):  # fmt: skip
-    """Bring K and V of every step of every item of this program into the rings."""
-    COPY: gl.constexpr = gl.BlockedLayout([1, 8], [32 * 8 // D, D // 8], [4, 1], [1, 0])
-    row = gl.arange(0, TOKENS, gl.SliceLayout(1, COPY))
-    dim = gl.arange(0, D, gl.SliceLayout(0, COPY))
+    """Bring K, or V, of every step of every item of this program into its ring.
+
+    The K, or V, of the first head begin at row `first_row` of the store. What lies past an item's end may be
+    another sequence's and no number at all. Scores of it are masked, but a weight of 0 does not make it
+    harmless as a value: with ZEROED it is overwritten by 0, once it was `brought`, before it counts as there.
+    """
+    PAGES: gl.constexpr = TOKENS // PAGE
+    SLICES: gl.constexpr = D // SLICE
+    DTYPE: gl.constexpr = ring.dtype
+    BLOCK: gl.constexpr = gl.NVMMASharedLayout.get_default_for([PAGE, SLICE], DTYPE)
+    COPY: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [1, 1], [1, 0])
+    blocks = ring._reinterpret(DTYPE, [DEPTH * SLICES * PAGES, PAGE, SLICE], BLOCK)
     count = gl.load(counts + 1) * KV_HEADS
     grown = gl.load(counts + 2)
+    nowhere = 2 * KV_HEADS * places
     done = gl.program_id(0) * 0
+    torn = done
     for work in range(gl.program_id(0), count, gl.num_programs(0)):
         base = items + work // KV_HEADS * 8
         begin, end, steps = _bounds(base, grown, TOKENS)
-        listed = pages + gl.load(base)
-        head_at = (work % KV_HEADS).to(gl.int64) * head_stride
-        k_head = keys + head_at
-        v_head = values + head_at
-        last = gl.maximum(end - 1, begin)
-        token = gl.minimum(begin + row, last)
-        page = gl.load(listed + token // PAGE)
-        for index in range(steps):
-            place = (page * STRIDE + (token % PAGE + GUARD)) * D
-            at = place[:, None] + dim[None, :]
-            token = gl.minimum(begin + (index + 1) * TOKENS + row, last)
-            page = gl.load(listed + token // PAGE)
+        listed = pages + gl.load(base) + begin // PAGE
+        head_row = first_row + work % KV_HEADS * places + GUARD
+        whole = gl.maximum(end - begin, 0) // TOKENS
+        for index in range(whole):
             slot = done % DEPTH
-            free = (done // DEPTH + 1) & 1
-            mbarrier.wait(k_empty.index(slot), free)
-            bring(k_ring.index(slot), k_head + at)
-            async_copy.mbarrier_arrive(k_full.index(slot), increment_count=False)
-            mbarrier.wait(v_empty.index(slot), free)
-            bring(v_ring.index(slot), v_head + at)
-            async_copy.mbarrier_arrive(v_full.index(slot), increment_count=False)
+            mbarrier.wait(empty.index(slot), (done // DEPTH + 1) & 1)
+            mbarrier.expect(full.index(slot), TOKENS * D * 2)
+            for page in gl.static_range(PAGES):
+                row = head_row + gl.load(listed + index * PAGES + page) * STRIDE
+                for part in gl.static_range(SLICES):
+                    block = blocks.index((slot * SLICES + part) * PAGES + page)
+                    bring(store, [row, part * SLICE], full.index(slot), block)
+            done += 1
+        if whole < steps:
+            rest = gl.maximum(end - begin, 0) - whole * TOKENS
+            slot = done % DEPTH
+            mbarrier.wait(empty.index(slot), (done // DEPTH + 1) & 1)
+            arrived = brought if ZEROED else full.index(slot)
+            mbarrier.expect(arrived, TOKENS * D * 2)
+            for page in gl.static_range(PAGES):
+                there = page * PAGE < rest
+                row = head_row + gl.load(listed + whole * PAGES + page, mask=there, other=0) * STRIDE
+                # Beyond the store the copy engine brings zeros.
+                row = gl.where(there, row, nowhere)
+                for part in gl.static_range(SLICES):
+                    block = blocks.index((slot * SLICES + part) * PAGES + page)
+                    bring(store, [row, part * SLICE], arrived, block)
+            if ZEROED:
+                mbarrier.wait(brought, torn & 1)
+                torn += 1
+                kept = gl.arange(0, PAGE, gl.SliceLayout(1, COPY)) < rest % PAGE
+                if rest % PAGE > 0:
+                    for part in gl.static_range(SLICES):
+                        block = blocks.index((slot * SLICES + part) * PAGES + rest // PAGE)
+                        value = block.load(COPY)
+                        block.store(gl.where(kept[:, None], value, gl.zeros([PAGE, SLICE], DTYPE, COPY)))
+                    fence_async_shared()
+                mbarrier.arrive(full.index(slot))
             done += 1
 
 
@@ -100,14 +160,12 @@ def _step(
 ):  # fmt: skip
     """Scores of step `done`, values of the step before it."""
     slot = done % DEPTH
-    mbarrier.wait(k_full.index(slot), (done // DEPTH) & 1)
-    fence_async_shared()
-    zero = gl.zeros([HALF, TOKENS], gl.float32, SCORES)
-    score = warpgroup_mma(tile, k_ring.index(slot).permute((1, 0)), zero, use_acc=False, is_async=True)
     before = done - 1
     v_slot = before % DEPTH
+    mbarrier.wait(k_full.index(slot), (done // DEPTH) & 1)
     mbarrier.wait(v_full.index(v_slot), (before // DEPTH) & 1)
-    fence_async_shared()
+    zero = gl.zeros([HALF, TOKENS], gl.float32, SCORES)
+    score = warpgroup_mma(tile, k_ring.index(slot).permute((1, 0)), zero, use_acc=False, is_async=True)
     acc = warpgroup_mma(weight, v_ring.index(v_slot), acc, is_async=True)
     score = warpgroup_mma_wait(1, deps=[score])
     mbarrier.arrive(k_empty.index(slot))
@@ -172,7 +230,6 @@ def _attend(
 
             slot = done % DEPTH
             mbarrier.wait(k_full.index(slot), (done // DEPTH) & 1)
-            fence_async_shared()
             zero = gl.zeros([HALF, TOKENS], gl.float32, SCORES)
             score = warpgroup_mma(tile, k_ring.index(slot).permute((1, 0)), zero, use_acc=False)
             mbarrier.arrive(k_empty.index(slot))
@@ -199,7 +256,6 @@ def _attend(
             before = done - 1
             slot = before % DEPTH
             mbarrier.wait(v_full.index(slot), (before // DEPTH) & 1)
-            fence_async_shared()
             acc = warpgroup_mma(weight, v_ring.index(slot), acc)
             mbarrier.arrive(v_empty.index(slot))
 
@@ -227,12 +283,15 @@ def _attend(
 
 @gluon.jit
 def attend_wide(
-    counts, items, query_slots, pages, positions,
-    q, q_stride, keys, values, head_stride, out, out_stride, partial, partial_lse, scale,
+    counts, items, query_slots, pages, positions, store, places,
+    q, q_stride, out, out_stride, partial, partial_lse, scale,
     HEADS: gl.constexpr, GROUP: gl.constexpr, D: gl.constexpr, PAGE: gl.constexpr, STRIDE: gl.constexpr,
     GUARD: gl.constexpr, ROWS: gl.constexpr, TOKENS: gl.constexpr, DEPTH: gl.constexpr,
 ):  # fmt: skip
-    """Every wide item for every K/V head, by a fixed number of programs of 4 + 4 + 4 warps."""
+    """Every wide item for every K/V head, by a fixed number of programs of 4 + 4 + 1 + 1 warps.
+
+    `store` describes one layer, `[2 * KV_HEADS * places, D]`, to the copy engine; TOKENS are whole pages.
+    """
     KV_HEADS: gl.constexpr = HEADS // GROUP
     HALF: gl.constexpr = ROWS // 2
     DTYPE: gl.constexpr = q.dtype.element_ty
@@ -245,10 +304,12 @@ def attend_wide(
     k_empty = gl.allocate_shared_memory(gl.int64, [DEPTH, 1], mbarrier.MBarrierLayout())
     v_full = gl.allocate_shared_memory(gl.int64, [DEPTH, 1], mbarrier.MBarrierLayout())
     v_empty = gl.allocate_shared_memory(gl.int64, [DEPTH, 1], mbarrier.MBarrierLayout())
+    brought = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    mbarrier.init(brought, count=1)
     for slot in gl.static_range(DEPTH):
-        # Every thread of the loader arrives when its copies have; each group of attenders once.
-        mbarrier.init(k_full.index(slot), count=128)
-        mbarrier.init(v_full.index(slot), count=128)
+        # A loader arrives once, beside the bytes it asked for; each group of attenders once.
+        mbarrier.init(k_full.index(slot), count=1)
+        mbarrier.init(v_full.index(slot), count=1)
         mbarrier.init(k_empty.index(slot), count=2)
         mbarrier.init(v_empty.index(slot), count=2)
     gl.warp_specialize([
@@ -263,7 +324,11 @@ def attend_wide(
             1, HEADS, GROUP, D, HALF, TOKENS, DEPTH,
         )),
         (_load, (
-            counts, items, pages, keys, values, head_stride, k_ring, v_ring, k_full, k_empty, v_full, v_empty,
-            KV_HEADS, D, PAGE, STRIDE, GUARD, TOKENS, DEPTH,
+            counts, items, pages, store, places, 0, k_ring, k_full, k_empty, brought,
+            KV_HEADS, D, PAGE, STRIDE, GUARD, TOKENS, DEPTH, False,
         )),
-    ], [4, 4], [224, 56])  # fmt: skip
+        (_load, (
+            counts, items, pages, store, places, KV_HEADS * places, v_ring, v_full, v_empty, brought,
+            KV_HEADS, D, PAGE, STRIDE, GUARD, TOKENS, DEPTH, True,
+        )),
+    ], [4, 1, 1], [224, 56, 56])  # fmt: skip

@@ -37,9 +37,9 @@ _ROUNDS = (1, 2, 3, 4, 6)
 class Tiles:
     """What the planner has to know of the kernels.
 
-    narrow, wide: rows of a tile; wide may be 0. tokens: K/V tokens a tile steps by. programs: how many run
-    at once, narrow and wide. longest: tokens of a narrow item. worth_wide: when narrow tiles would read
-    fewer tokens than this for what many share, wide ones do not earn their launch. grid: cut KV at
+    narrow, wide: rows of a tile; wide may be 0. tokens, wide_tokens: K/V tokens they step by. programs: how
+    many run at once, narrow and wide. longest: tokens of a narrow item. worth_wide: when narrow tiles would
+    read fewer tokens than this for what many share, wide ones do not earn their launch. grid: cut KV at
     multiples of this many tokens and nowhere else, so that a row's result does not depend on its
     neighbours; None cuts where nodes end and as the load asks.
     """
@@ -50,10 +50,11 @@ class Tiles:
     narrow: int = 16
     wide: int = 128
     tokens: int = 64
+    wide_tokens: int = 64
     programs: int = 528
     wide_programs: int = 132
     longest: int = 1024
-    worth_wide: int = 12288
+    worth_wide: int = 20000
     grid: int | None = None
 
     def per_tile(self, rows: int) -> int:
@@ -217,10 +218,11 @@ def _chunk(length: Longs, blocks: Longs, tiles: Tiles, rows: int) -> Longs:
     for rounds in _ROUNDS:
         share = max(int(load / (tiles.wide_programs * rounds)), 4 * tiles.tokens)
         tried = np.maximum((length + share // 8) // share, 1)
-        cost = _longest_program(_even(length, tried, tiles.tokens), blocks * tried * tiles.kv_heads, tiles)
+        chunk = _even(length, tried, tiles.wide_tokens)
+        cost = _longest_program(chunk, blocks * tried * tiles.kv_heads, tiles)
         if cost < best * 0.97:
             best, cuts = cost, tried
-    return _even(length, cuts, tiles.tokens)
+    return _even(length, cuts, tiles.wide_tokens)
 
 
 def _even(length: Longs, cuts: Longs, step: int) -> Longs:

@@ -19,7 +19,7 @@ from torch import Tensor
 from dendrite_core.models.config import NativeConfig
 from dendrite_core.models.cuda.card import card_of
 from dendrite_core.models.linear import Kernel, Plain, Weight
-from dendrite_core.models.parts import Parts
+from dendrite_core.models.parts import Layer, Parts
 
 _FEW_ROWS = 64
 
@@ -44,6 +44,12 @@ class FusedAttend(Protocol):
 
         They may come as the product's parts, float32 `[parts, T, ...]`, still to be added up.
         """
+
+    def target(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Where K and V belong: a layer `[2 * kv_heads, places, d]` of the store, the place of each token."""
+
+    def run_stored(self, layer: int, q: Tensor) -> Tensor:
+        """What is left of `attend_products` for rotated queries `[T, heads * d]`, K and V being stored."""
 
 
 def expressible(config: NativeConfig, dtype: torch.dtype) -> bool:
@@ -79,20 +85,18 @@ class CudaForward:
         return run(x, positions, attend)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Float32 `[R, vocab]`, from products rounded to the activations' type."""
+        """`[R, vocab]` in the activations' type: who reads them computes in float32."""
         weight = _weight(self.parts.head(hidden.shape[0]))
         if hidden.shape[0] == 1:
-            return self._vector(hidden, weight).float()
+            return self._vector(hidden, weight)
         if hidden.shape[0] <= _FEW_ROWS:
             found = few_product(hidden, weight)
-            whole = found if found.dim() == 2 else found.sum(0).to(hidden.dtype)
-            return whole.float()
-        return F.linear(hidden, weight.matrix, weight.bias).float()
+            return found if found.dim() == 2 else found.sum(0).to(hidden.dtype)
+        return F.linear(hidden, weight.matrix, weight.bias)
 
     def _one(self, x: Tensor, positions: Tensor, attend: FusedAttend) -> Tensor:
         for index, layer in enumerate(self.parts.layers(1)):
-            qkv = self._vector(x, _weight(layer.qkv), norm=layer.attention_norm)
-            mixed = self._attend(attend, index, qkv, positions, layer.head_norm)
+            mixed = self._attend_one(attend, index, layer, x, positions)
             x = self._vector(mixed, _weight(layer.out), residual=x)
             gated = self._vector(x, _weight(layer.gate_up), norm=layer.mlp_norm, gated=True)
             x = self._vector(gated, _weight(layer.down), residual=x)
@@ -121,6 +125,28 @@ class CudaForward:
         self, attend: FusedAttend, index: int, qkv: Tensor, positions: Tensor, head_norm: Tensor | None
     ) -> Tensor:
         return attend.attend_products(index, qkv, positions, self.rotations, head_norm, self.config.norm_eps)
+
+    def _attend_one(
+        self, attend: FusedAttend, index: int, layer: Layer, x: Tensor, positions: Tensor
+    ) -> Tensor:
+        """Attend one row; norm, product, rotation and storing are one launch where heads have no norm."""
+        assert layer.attention_norm is not None
+        weight, config = _weight(layer.qkv), self.config
+        rows, step, warps = vector_tile(config.hidden_size, gated=False)
+        if layer.head_norm is not None or config.head_dim % rows:
+            qkv = self._vector(x, weight, norm=layer.attention_norm)
+            return self._attend(attend, index, qkv, positions, layer.head_norm)
+        q = x.new_empty(1, config.num_heads * config.head_dim)
+        keys, places = attend.target(index)
+        width = weight.matrix.shape[0]
+        self.kernels.vector_qkv[(width // rows,)](
+            x, weight.matrix, _or(weight.bias, x), layer.attention_norm, q, positions, places,
+            self.rotations, keys, keys.stride(0), width, config.norm_eps,
+            config.hidden_size, rows, step, weight.bias is not None,
+            config.num_heads, config.num_kv_heads, config.head_dim, self.pdl,
+            num_warps=warps, launch_pdl=self.pdl,
+        )  # fmt: skip
+        return attend.run_stored(index, q)
 
     def _norm(self, x: Tensor, added: Tensor | None, weight: Tensor | None) -> Tensor:
         """RMS norm of `x + added`, which x becomes; `added` may be the parts of a product."""

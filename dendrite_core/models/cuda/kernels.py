@@ -84,15 +84,13 @@ def product(
 
 
 @triton.jit
-def vector_product(
-    x, w, bias, residual, norm, out, width, eps,
+def _vector_sum(
+    x, w, norm, n, width, eps,
     K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, NORMED: tl.constexpr, GATED: tl.constexpr,
-    BIASED: tl.constexpr, RESIDUAL: tl.constexpr, PDL: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
-    """`product` for one row, without tensor cores: K has to be a multiple of BLOCK_K."""
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    """One row `[K]`, NORMED or not, times rows n of w `[width, K]`, or of both its halves: float32."""
     k = tl.arange(0, BLOCK_K)
-    in_n = n < width
     w_at = w + tl.minimum(n, width - 1).to(tl.int64)[:, None] * K + k[None, :]
     weight = tl.load(w_at)
     if GATED:
@@ -121,6 +119,19 @@ def vector_product(
         factor = tl.rsqrt(tl.sum(squares, 0) / K + eps)
         total *= factor
         gate *= factor
+    return total, gate
+
+
+@triton.jit
+def vector_product(
+    x, w, bias, residual, norm, out, width, eps,
+    K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, NORMED: tl.constexpr, GATED: tl.constexpr,
+    BIASED: tl.constexpr, RESIDUAL: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """`product` for one row, without tensor cores: K has to be a multiple of BLOCK_K."""
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    in_n = n < width
+    total, gate = _vector_sum(x, w, norm, n, width, eps, K, BLOCK_N, BLOCK_K, NORMED, GATED, PDL)
     if BIASED:
         total += tl.load(bias + n, mask=in_n, other=0.0).to(tl.float32)
     if GATED:
@@ -128,6 +139,36 @@ def vector_product(
     if RESIDUAL:
         total += tl.load(residual + n, mask=in_n, other=0.0).to(tl.float32)
     tl.store(out + n, total.to(out.dtype.element_ty), mask=in_n)
+
+
+@triton.jit
+def vector_qkv(
+    x, w, bias, norm, queries, positions, places, rotations, keys, head_stride, width, eps,
+    K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BIASED: tl.constexpr,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """`vector_product` of a normed row with the weights of Q, K and V, and `rotate_and_store` of the outcome.
+
+    A block of the width lies in one head.
+    """
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    head = tl.program_id(0) * BLOCK_N // D
+    pair = tl.program_id(0) * BLOCK_N % D + 2 * tl.arange(0, BLOCK_N // 2)
+    at = tl.load(positions).to(tl.int64) * D + pair
+    cos = tl.load(rotations + at)
+    sin = tl.load(rotations + at + 1)
+    place = tl.load(places).to(tl.int64)
+    total, _ = _vector_sum(x, w, norm, n, width, eps, K, BLOCK_N, BLOCK_K, True, False, PDL)
+    if BIASED:
+        total += tl.load(bias + n).to(tl.float32)
+    value = total.to(queries.dtype.element_ty).to(tl.float32)
+    real, imaginary = tl.split(tl.reshape(value, [BLOCK_N // 2, 2]))
+    turned = tl.join(real * cos - imaginary * sin, real * sin + imaginary * cos)
+    value = tl.where(head < HEADS + KV_HEADS, tl.reshape(turned, [BLOCK_N]), value)
+    value = value.to(queries.dtype.element_ty)
+    tl.store(queries + n, value, mask=n < HEADS * D)
+    to = (head - HEADS).to(tl.int64) * head_stride + place * D + n % D
+    tl.store(keys + to, value, mask=n >= tl.where(place >= 0, HEADS * D, width))
 
 
 @triton.jit
