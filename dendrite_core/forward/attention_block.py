@@ -1,8 +1,8 @@
 """Decode rows attended together: a few large operators per layer, no work per row and step.
 
-Scores of all rows lie in one `[kv_heads, rows * group, columns]` tensor, so that one softmax takes the place
-of a merge. Node columns are filled by one product per node, straight from the pages. Tails live in a padded
-copy into which every step writes one column; it is built from the pages when the tree changes.
+The tails of all rows lie side by side in a padded copy, which one batched product reads. Nodes are read
+straight from the pages, one product each; a block's scores of nodes and tails lie in one
+`[kv_heads, rows * group, columns]` tensor, so that one softmax takes the place of a merge.
 """
 
 from __future__ import annotations
@@ -11,26 +11,28 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from dendrite_core.forward.attention import AttentionShape
 from dendrite_core.forward.attention_plan import BlockPlan, NodePlan, Piece
-from dendrite_core.forward.kv_copies import CopyCache, positions_of, slots_of
+from dendrite_core.forward.kv_copies import (
+    CopyCache,
+    GatheredTails,
+    Pair,
+    Tails,
+    lengths_of,
+    positions_of,
+    side_by_side,
+    slots_of,
+)
 from dendrite_core.forward.kv_store import KVStore
-
-COLUMNS = 16
-"""Views and scores are made for this many steps at once; columns not yet written are masked."""
-
-Pair = tuple[Tensor, Tensor]
-"""Keys, transposed, `[n, d, tokens]` and values `[n, tokens, d]`, in float32."""
 
 
 class SharedNode:
     """KV that several rows read in one product."""
 
-    def __init__(self, plan: NodePlan, shape: AttentionShape, store: KVStore, copies: CopyCache) -> None:
-        self.plan = plan
+    def __init__(self, plan: NodePlan, shape: AttentionShape, copies: CopyCache) -> None:
+        self.plan, store = plan, copies.store
         self._store, self._kv_heads = store, shape.kv_heads
         self._slots: Tensor | None = None
         viewable = len(plan.pieces) == 1 and not store.canaries and store.dtype == torch.float32
@@ -60,206 +62,193 @@ class SharedNode:
         torch.bmm(self._queries, self.pair(layer)[0], out=self._scores)
         self._target.copy_(self._scores)
 
-    def add(self, layer: int) -> None:
+    def add(self, layer: int, beta: int) -> None:
+        """Add what the rows read here to `beta` times what they read so far."""
         values = self.pair(layer)[1]
         if self._out.is_contiguous():
-            self._out.baddbmm_(self._probs, values)
+            self._out.baddbmm_(self._probs, values, beta=beta)
         else:
             self._out.add_(torch.bmm(self._probs, values))
 
 
-class Tails:
-    """The ends of the rows `[rows, room]`, aligned at the right, so that a step fills one column."""
-
-    def __init__(
-        self,
-        tails: Sequence[Sequence[Piece]],
-        shape: AttentionShape,
-        copies: CopyCache,
-        layers: Sequence[int],
-    ) -> None:
-        self._shape, self._store, self._layers = shape, copies.store, layers
-        lengths = [sum(piece.tokens for piece in tail) for tail in tails]
-        filled, rows = max(lengths), len(tails)
-        self.column = filled - 1
-        self.room = filled + max(2 * COLUMNS, filled // 2)
-        self._width = filled
-        unused = torch.arange(self.room) < filled - torch.tensor(lengths)[:, None]
-        unused[:, filled:] = True
-        self.mask = torch.zeros(shape.kv_heads, rows, 1, self.room).masked_fill_(unused[:, None], -torch.inf)
-        self.slots = torch.from_numpy(_right_aligned(tails, lengths, filled, self.room))
-        self._kept = copies.workspace.take(len(layers), 2 * shape.kv_heads, rows, self.room, shape.head_dim)
-        # A weight of zero hides any number in the padding, but not a NaN that others may have left.
-        self._empty = [row for row, length in enumerate(lengths) if not length]
-        if self._kept is not None and filled:
-            self._fill(self._kept, filled)
-            for row in self._empty:
-                self._kept[:, :, row, :filled] = 0
-
-    def open(self, slots: Sequence[int]) -> None:
-        """Make the next column that of this step's tokens, which are stored at `slots`."""
-        self.column += 1
-        self.mask[..., self.column].zero_()
-        if self._kept is None:
-            self.slots[:, self.column] = torch.tensor(slots)
-            for row in self._empty:
-                self.slots[row] = slots[row]
-            self._empty = []
-        else:
-            self._new = dict(zip(self._layers, self._kept[..., self.column, :].unbind(0), strict=True))
-
-    def widen(self, width: int) -> None:
-        """Offer the first `width` columns."""
-        if self._kept is not None:
-            self._kept[..., self._width : width, :] = 0
-            used = self._kept[..., :width, :]
-            keys = used[:, : self._shape.kv_heads].flatten(1, 2).transpose(2, 3).unbind(0)
-            values = used[:, self._shape.kv_heads :].flatten(1, 2).unbind(0)
-            self._pairs = dict(zip(self._layers, zip(keys, values, strict=True), strict=True))
-        self._width = width
-
-    def extend(self, layer: int, kv: Tensor) -> Pair:
-        """Add the new tokens' `[rows, 2 * kv_heads, d]`; all K `[kv_heads * rows, d, width]` and V."""
-        if self._kept is not None:
-            self._new[layer].copy_(kv.transpose(0, 1))
-            return self._pairs[layer]
-        kv = self._store.gather_layer(layer, self.slots[:, : self._width].flatten()).float()
-        k, v = kv.view(2, -1, self._width, self._shape.head_dim).unbind(0)
-        return k.transpose(1, 2), v
-
-    def _fill(self, kept: Tensor, filled: int) -> None:
-        slots = self.slots[:, :filled]
-        if len(self._layers) == self._store.num_layers:
-            found = self._store.gather(slots.flatten())
-            kept[..., :filled, :] = found.view(*found.shape[:2], *slots.shape, -1)
-            return
-        for index, layer in enumerate(self._layers):
-            one = self._store.gather_layer(layer, slots.flatten())
-            kept[index, ..., :filled, :] = one.view(-1, *slots.shape, one.shape[-1])
-
-
-def _right_aligned(
-    tails: Sequence[Sequence[Piece]], lengths: Sequence[int], filled: int, room: int
-) -> NDArray[np.int64]:
-    """The slots of every tail, `[rows, room]`; what is left over repeats a slot of the same row."""
-    slots = np.zeros((len(tails), room), dtype=np.int64)
-    for row, (tail, length) in enumerate(zip(tails, lengths, strict=True)):
-        column = filled - length
-        if tail:
-            slots[row] = tail[0].slot
-        for piece in tail:
-            slots[row, column : column + piece.tokens] = np.arange(piece.slot, piece.slot + piece.tokens)
-            column += piece.tokens
-    return slots
-
-
-class RowBlock:
-    """Rows that go through attention together, for the steps in which each only gets longer."""
+class NodeBlock:
+    """Neighbouring rows that read shared nodes: one softmax over these and over each row's tail."""
 
     def __init__(
         self,
         plan: BlockPlan,
         stored: Sequence[int],
         shape: AttentionShape,
-        store: KVStore,
-        layers: Sequence[int],
         copies: CopyCache,
         window: int | None,
     ) -> None:
         self._shape, self._window = shape, window
-        self.rows = plan.end_row - plan.first_row
-        self._node_columns = plan.node_columns
-        self._nodes = [SharedNode(node, shape, store, copies) for node in plan.nodes]
-        self._tails = Tails(plan.tails, shape, copies, layers)
-        self._width = 0
-        self._queries = torch.empty(shape.kv_heads, self.rows * shape.group, shape.head_dim)
+        self.rows = slice(plan.first_row, plan.end_row)
+        self._columns = plan.node_columns
+        self._nodes = [SharedNode(node, shape, copies) for node in plan.nodes]
+        rows = plan.end_row - plan.first_row
+        self._begins_whole = any(node.end_row - node.first_row == rows for node in plan.nodes[:1])
+        self._queries = torch.empty(shape.kv_heads, rows * shape.group, shape.head_dim)
         self._out = torch.empty_like(self._queries)
-        self._q = self._q_grouped = torch.empty(0)
+        self._queries_by_row, self._out_by_row = self._rows_first(self._queries), self._rows_first(self._out)
         if window:
-            self._position = torch.tensor(stored)[:, None] - 1
-            self._positions = self._all_positions(plan)
+            self._position = torch.tensor(stored[self.rows])[:, None] - 1
+            self._positions = self._all_positions(plan, rows)
 
-    def advance(self, slots: Sequence[int]) -> bool:
-        """Open the column of this step's tokens, one slot a row; False when planning anew is due."""
-        tails = self._tails
-        if tails.column + 1 == tails.room:
-            return False
-        tails.open(slots)
-        if tails.column >= self._width:
-            self._widen(min(tails.room, (tails.column // COLUMNS + 1) * COLUMNS))
-        if self._window:
-            self._slide(self._window)
-        return True
+    def join(self, scores: Tensor, probs: Tensor, out: Tensor) -> None:
+        """Take part in what all rows have from now on.
 
-    def attend(self, layer: int, q: Tensor, kv: Tensor) -> Tensor:
-        """q `[rows, heads, d]`, kv `[rows, 2 * kv_heads, d]` of the new tokens -> `[rows, heads * d]`."""
-        keys, values = self._tails.extend(layer, kv)
-        torch.mul(self._grouped(q), self._shape.scale, out=self._grouped_queries)
-        for node in self._nodes:
-            node.score(layer)
-        torch.baddbmm(self._tail_mask, self._tail_queries, keys, out=self._tail_scores)
-        if self._nodes:
-            self._tail_target.copy_(self._tail_scores)
-        if self._window:
-            self._grouped_scores.add_(self._window_mask)
-        torch.softmax(self._scores, -1, out=self._probs)
-        torch.bmm(self._tail_probs, values, out=self._tail_out)
-        for node in self._nodes:
-            node.add(layer)
-        out = self._grouped_out.transpose(0, 1).reshape(self.rows, -1)
-        return out if q.dtype == torch.float32 else out.to(q.dtype)
-
-    def _grouped(self, q: Tensor) -> Tensor:
-        """`[rows, heads, d]` -> `[kv_heads, rows, group, d]`; a view is kept, as layers may share q."""
-        if q is not self._q:
-            shape = self._shape
-            by_head = q.float().view(self.rows, shape.kv_heads, shape.group, shape.head_dim).transpose(0, 1)
-            if q.dtype != torch.float32:
-                return by_head
-            self._q, self._q_grouped = q, by_head
-        return self._q_grouped
-
-    def _widen(self, width: int) -> None:
-        """Make scores for `width` tail columns, and every view of them that a layer needs."""
-        shape, rows, nodes = self._shape, self.rows, self._node_columns
-        self._width = width
-        self._tails.widen(width)
-        self._scores = torch.full((shape.kv_heads, rows * shape.group, nodes + width), -torch.inf)
+        scores, probs: of tails `[rows, kv_heads, group, width]`, to read and to write. out: to add to
+        `[rows, kv_heads, group, d]`.
+        """
+        self._tails_from, self._tails_to, self._total = scores[self.rows], probs[self.rows], out[self.rows]
+        self._scores = torch.full((*self._queries.shape[:2], self._columns + scores.shape[3]), -torch.inf)
         self._probs = torch.empty_like(self._scores)
-        by_row = (shape.kv_heads, rows, shape.group, -1)
-        by_head_and_row = (shape.kv_heads * rows, shape.group, -1)
-        self._grouped_queries, self._grouped_out = self._queries.view(by_row), self._out.view(by_row)
-        self._grouped_scores = self._scores.view(by_row)
-        self._tail_queries = self._queries.view(by_head_and_row)
-        self._tail_out = self._out.view(by_head_and_row)
-        self._tail_mask = self._tails.mask[..., :width].flatten(0, 1)
-        self._tail_target = self._scores.view(by_head_and_row)[..., nodes:]
-        self._tail_scores = torch.empty_like(self._tail_target) if self._nodes else self._tail_target
-        self._tail_probs = self._probs.view(by_head_and_row)[..., nodes:]
+        self._node_scores = self._rows_first(self._scores)[..., : self._columns]
+        self._tail_scores = self._rows_first(self._scores)[..., self._columns :]
+        self._tail_probs = self._rows_first(self._probs)[..., self._columns :]
         for node in self._nodes:
-            node.place(self._scores, self._probs, self._queries, self._out, shape.group)
+            node.place(self._scores, self._probs, self._queries, self._out, self._shape.group)
 
-    def _slide(self, window: int) -> None:
+    def slide(self, window: int) -> None:
         """Mask what has left the window of this step's tokens."""
         self._position += 1
-        column = self._node_columns + self._tails.column
-        self._positions[:, column : column + 1] = self._position
-        shown = self._positions[:, : self._node_columns + self._width]
-        hidden = shown <= self._position - window
-        self._window_mask = torch.zeros(shown.shape).masked_fill_(hidden, -torch.inf)[None, :, None]
+        hidden = self._positions <= self._position - window
+        self._mask = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf)[:, None, None]
 
-    def _all_positions(self, plan: BlockPlan) -> Tensor:
-        """The position of what every column holds `[rows, node columns + room]`."""
-        positions = torch.zeros(self.rows, plan.node_columns + self._tails.room, dtype=torch.int64)
+    def weigh(self, layer: int, q: Tensor) -> None:
+        """One softmax over nodes and tails, for all rows' queries `[rows, kv_heads, group, d]`."""
+        torch.mul(q[self.rows], self._shape.scale, out=self._queries_by_row)
+        for node in self._nodes:
+            node.score(layer)
+        if self._window:
+            self._node_scores.add_(self._mask)
+        self._tail_scores.copy_(self._tails_from)
+        torch.softmax(self._scores, -1, out=self._probs)
+        self._tails_to.copy_(self._tail_probs)
+
+    def add(self, layer: int) -> None:
+        """Add what the rows read in nodes."""
+        if not self._begins_whole:
+            self._out.zero_()
+        for beta, node in enumerate(self._nodes):
+            node.add(layer, min(beta, 1))
+        self._total.add_(self._out_by_row)
+
+    def _rows_first(self, x: Tensor) -> Tensor:
+        """`[kv_heads, rows * group, n]` seen as `[rows, kv_heads, group, n]`."""
+        return x.view(len(x), -1, self._shape.group, x.shape[-1]).transpose(0, 1)
+
+    def _all_positions(self, plan: BlockPlan, rows: int) -> Tensor:
+        """The position of what every node column holds `[rows, node columns]`."""
+        positions = torch.zeros(rows, self._columns, dtype=torch.int64)
         for node in plan.nodes:
             columns = slice(node.column, node.column + node.tokens)
             positions[node.first_row : node.end_row, columns] = positions_of(node.pieces)
-        end = plan.node_columns + self._tails.column + 1
-        for row, tail in enumerate(plan.tails):
-            if tail:
-                found = positions_of(tail)
-                positions[row, end - len(found) : end] = found
         return positions
+
+
+class JointRows:
+    """Decode rows that go through attention together, for the steps in which each only gets longer.
+
+    What is computed of tails is in the order of their places, all else in that of the rows.
+    """
+
+    def __init__(
+        self,
+        plans: Sequence[BlockPlan],
+        stored: Sequence[int],
+        shape: AttentionShape,
+        copies: CopyCache,
+        tails: Tails,
+        window: int | None,
+    ) -> None:
+        self._shape, self._window = shape, window
+        tails_of_rows = [tail for plan in plans for tail in plan.tails]
+        places = tails.settle(tails_of_rows)
+        self._tails = tails if places is not None else GatheredTails(tails_of_rows, copies.store)
+        has_nodes = any(plan.nodes for plan in plans)
+        self._blocks = [NodeBlock(plan, stored, shape, copies, window) for plan in plans if has_nodes]
+        self._rows, self._width = len(stored), 0
+        places = np.arange(self._rows) if places is None else places
+        self._in_order = bool((places[1:] > places[:-1]).all())
+        self._places, self._row_at = torch.from_numpy(places), torch.from_numpy(places.argsort())
+        self._heads = (places[:, None] * shape.kv_heads + np.arange(shape.kv_heads)) * self._tails.room
+        hidden = np.arange(self._tails.room) >= lengths_of(tails_of_rows)[:, None]
+        self._hidden = torch.zeros(self._rows, shape.kv_heads, 1, self._tails.room)
+        self._hidden.masked_fill_(self._by_place(torch.from_numpy(hidden))[:, None, None], -torch.inf)
+        if window:
+            at = [[piece._replace(slot=piece.position) for piece in tail] for tail in tails_of_rows]
+            self._positions = torch.from_numpy(side_by_side(at, self._tails.room))
+            self._position = torch.tensor(stored)[:, None] - 1
+
+    def advance(self, slots: Sequence[int]) -> bool:
+        """Take in the tokens of this step, one slot a row; False when planning anew is due."""
+        columns = self._tails.open(slots)
+        if columns is None:
+            return False
+        if self._tails.width > self._width:
+            self._widen(self._tails.width)
+        shown = torch.from_numpy((self._heads + columns[:, None]).ravel())
+        self._hidden.view(-1).index_fill_(0, shown, 0)
+        if self._window:
+            self._slide(self._window, torch.from_numpy(columns)[:, None])
+        return True
+
+    def attend(self, layer: int, q: Tensor, kv: Tensor) -> Tensor:
+        """q `[rows, heads, d]`, kv `[rows, 2 * kv_heads, d]` of the new tokens -> `[rows, heads * d]`.
+
+        The next call may write to what this one returns.
+        """
+        keys, values = self._tails.extend(layer, kv)
+        queries = self._by_place(q.float()).reshape(self._found.shape)
+        torch.baddbmm(self._mask, queries, keys, alpha=self._shape.scale, out=self._scores)
+        if self._blocks:
+            self._weigh_nodes(layer, q.float())
+        else:
+            torch.softmax(self._scores, -1, out=self._probs)
+        torch.bmm(self._probs, values, out=self._found)
+        if not self._in_order:
+            torch.index_select(self._found.view(self._out.shape), 0, self._places, out=self._out)
+        for block in self._blocks:
+            block.add(layer)
+        return self._out.flatten(1).to(q.dtype)
+
+    def _weigh_nodes(self, layer: int, q: Tensor) -> None:
+        by_row, q = self._row_scores.shape, q.view(self._out.shape)
+        if not self._in_order:
+            torch.index_select(self._scores.view(by_row), 0, self._places, out=self._row_scores)
+        for block in self._blocks:
+            block.weigh(layer, q)
+        if not self._in_order:
+            torch.index_select(self._row_probs, 0, self._row_at, out=self._probs.view(by_row))
+
+    def _by_place(self, of_rows: Tensor) -> Tensor:
+        return of_rows if self._in_order else of_rows.index_select(0, self._row_at)
+
+    def _widen(self, width: int) -> None:
+        """Make scores for `width` columns of tails, by place and by row; these may be the same."""
+        shape, by_row = self._shape, (self._rows, self._shape.kv_heads, self._shape.group)
+        self._width = width
+        self._mask = self._hidden[..., :width].flatten(0, 1)
+        self._scores = torch.empty(len(self._mask), shape.group, width)
+        self._probs = torch.empty_like(self._scores)
+        self._found = torch.empty(len(self._mask), shape.group, shape.head_dim)
+        self._row_scores, self._row_probs, self._out = (
+            x.view(*by_row, x.shape[2]) if self._in_order else torch.empty(*by_row, x.shape[2])
+            for x in (self._scores, self._probs, self._found)
+        )
+        for block in self._blocks:
+            block.join(self._row_scores, self._row_probs, self._out)
+
+    def _slide(self, window: int, columns: Tensor) -> None:
+        """Mask what has left the window of this step's tokens, which lie at `columns` `[rows, 1]`."""
+        self._position += 1
+        self._positions.scatter_(1, columns, self._position)
+        left = self._by_place(self._positions <= self._position - window)
+        self._hidden.masked_fill_(left[:, None, None], -torch.inf)
+        for block in self._blocks:
+            block.slide(window)
 
 
 class SingleRun:

@@ -16,9 +16,8 @@ from torch import Tensor
 from dendrite_core.batching.batch import Batch
 from dendrite_core.cache.page_table import Span
 from dendrite_core.forward.attention import AttentionShape
-from dendrite_core.forward.attention_block import RowBlock, SingleRun
+from dendrite_core.forward.attention_block import JointRows, SingleRun
 from dendrite_core.forward.attention_plan import (
-    BlockPlan,
     Costs,
     DecodeRows,
     decode_rows,
@@ -26,7 +25,7 @@ from dendrite_core.forward.attention_plan import (
     plan_blocks,
 )
 from dendrite_core.forward.batch import ForwardBatch
-from dendrite_core.forward.kv_copies import CopyCache, slots_of
+from dendrite_core.forward.kv_copies import CopyCache, Tails, Writes, slots_of
 from dendrite_core.forward.kv_store import KVStore, joined
 
 HIDDEN = -1e30
@@ -36,7 +35,11 @@ _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 class TreeAttention:
-    """The CPU backend. `copy_bytes` bounds copies of scattered pages; beyond it they are made every step."""
+    """The CPU backend.
+
+    `copy_bytes` bounds the copies of shared pages that are scattered, and those of tails; beyond it they are
+    made in every step.
+    """
 
     def __init__(
         self, shape: AttentionShape, store: KVStore, copy_bytes: int | None = None, costs: Costs | None = None
@@ -46,16 +49,18 @@ class TreeAttention:
         self.costs = costs or Costs(
             node=max(32, 384 * 256 // width), waste=1 << 13, cells=(1 << 24) // shape.heads
         )
-        budget = max(1 << 26, store.data.nbytes // 4) if copy_bytes is None else copy_bytes
-        self._copies = CopyCache(store, budget)
+        self._budget = max(1 << 26, store.data.nbytes // 2) if copy_bytes is None else copy_bytes
+        self._writes = Writes(store)
+        self._copies = CopyCache(store, self._writes, self._budget)
         self._seen: Seen | None = None
         self._windows: tuple[int | None, ...] = ()
-        self._blocks: dict[int | None, list[Rows]] = {}
+        self._tails: dict[int | None, Tails] = {}
+        self._rows: dict[int | None, JointRows | SingleRun] = {}
         self._k = self._v = self._kv = torch.empty(0)
 
     def plan(self, batch: ForwardBatch) -> None:
         ints = batch.ints
-        self._copies.wrote(ints.slots)
+        self._writes.step(ints.slots, ints.copies)
         self._write = self.store.writer(ints.slots, batch.slots)
         decode = decode_rows(ints.row_starts, ints.kv_lengths, ints.spans)
         self._whole = len(decode.rows) == ints.rows
@@ -66,43 +71,32 @@ class TreeAttention:
         slots = [ints.slots[token] for token in tokens]
         seen = Seen.of(ints, decode)
         if windows != self._windows or not seen.follows(self._seen) or not self._advance(slots):
-            self._windows = windows
-            self._copies.workspace.reset()
-            self._blocks = {window: self._plan_blocks(decode, window) for window in dict.fromkeys(windows)}
+            self._plan_rows(decode, windows)
             started = self._advance(slots)
             assert started, "a new plan has no room for its first step"
         self._seen = seen
-        self._alone = {
-            window: blocks[0].attention if self._whole and len(blocks) == 1 else None
-            for window, blocks in self._blocks.items()
-        }
         chunks = [row for row in range(ints.rows) if ints.row_starts[row + 1] - ints.row_starts[row] > 1]
         self._chunks = {
             window: [Chunk(ints, row, self.shape, self.store, window) for row in chunks]
-            for window in self._blocks
+            for window in self._tails
         }
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         kv = self._kv if k is self._k and v is self._v else self._joined(k, v)
         self._write(layer, kv)
         window = self._windows[layer]
-        if (alone := self._alone[window]) is not None:
-            return alone.attend(layer, q, kv)
+        if self._whole:
+            return self._rows[window].attend(layer, q, kv)
         return self._attend_parts(layer, window, q, k, v, kv)
 
     def _attend_parts(
         self, layer: int, window: int | None, q: Tensor, k: Tensor, v: Tensor, kv: Tensor
     ) -> Tensor:
-        """Blocks and chunks one after the other."""
-        out = q.new_empty(q.shape[0], self.shape.heads * self.shape.head_dim)
-        chosen = self._decoding
-        decode_q, decode_kv = (q, kv) if chosen is None else (q[chosen], kv[chosen])
-        for first, end, rows in self._blocks[window]:
-            found = rows.attend(layer, decode_q[first:end], decode_kv[first:end])
-            if chosen is None:
-                out[first:end] = found
-            else:
-                out[chosen[first:end]] = found
+        """Decode rows and chunks one after the other."""
+        out, chosen = q.new_empty(q.shape[0], self.shape.heads * self.shape.head_dim), self._decoding
+        if chosen is not None and (rows := self._rows.get(window)):
+            found = rows.attend(layer, q.index_select(0, chosen), kv.index_select(0, chosen))
+            out.index_copy_(0, chosen, found)
         for chunk in self._chunks[window]:
             own = slice(chunk.first, chunk.end)
             out[own] = chunk.attend(layer, q[own], k[own], v[own])
@@ -116,24 +110,25 @@ class TreeAttention:
         return kv
 
     def _advance(self, slots: Sequence[int]) -> bool:
-        return all(
-            rows.attention.advance(slots[rows.first : rows.end])
-            for blocks in self._blocks.values()
-            for rows in blocks
-        )
+        return all(rows.advance(slots) for rows in self._rows.values())
 
-    def _plan_blocks(self, decode: DecodeRows, window: int | None) -> list[Rows]:
-        if not decode.rows:
-            return []
-        if len(decode.rows) == 1 and (single := self._single_run(decode, window)):
-            return [Rows(0, 1, single)]
-        plans = plan_blocks(decode, self.store.page_size, window, self.costs)
-        return [Rows(plan.first_row, plan.end_row, self._block(plan, decode, window)) for plan in plans]
+    def _plan_rows(self, decode: DecodeRows, windows: tuple[int | None, ...]) -> None:
+        if windows != self._windows:
+            self._windows = windows
+            self._tails = {window: self._tails_of(window) for window in windows}
+        self._rows = {}
+        if decode.rows:
+            self._rows = {window: self._rows_together(decode, window) for window in self._tails}
 
-    def _block(self, plan: BlockPlan, decode: DecodeRows, window: int | None) -> RowBlock:
+    def _tails_of(self, window: int | None) -> Tails:
         layers = [layer for layer, of_layer in enumerate(self._windows) if of_layer == window]
-        stored = decode.stored[plan.first_row : plan.end_row]
-        return RowBlock(plan, stored, self.shape, self.store, layers, self._copies, window)
+        return Tails(self.store, self._writes, layers, self._budget * len(layers) // len(self._windows))
+
+    def _rows_together(self, decode: DecodeRows, window: int | None) -> JointRows | SingleRun:
+        if len(decode.rows) == 1 and (single := self._single_run(decode, window)):
+            return single
+        plans = plan_blocks(decode, self.store.page_size, window, self.costs)
+        return JointRows(plans, decode.stored, self.shape, self._copies, self._tails[window], window)
 
     def _single_run(self, decode: DecodeRows, window: int | None) -> SingleRun | None:
         if self.store.canaries or self.store.dtype != torch.float32:
@@ -142,14 +137,6 @@ class TreeAttention:
         end = decode.stored[0] + 1
         pieces = pieces_of(pages, 0, max(0, end - window) if window else 0, end, self.store.page_size)
         return SingleRun(pieces[0], self.shape, self.store, window) if len(pieces) == 1 else None
-
-
-class Rows(NamedTuple):
-    """Decode rows first..end-1 and what attends for them."""
-
-    first: int
-    end: int
-    attention: RowBlock | SingleRun
 
 
 class Seen(NamedTuple):

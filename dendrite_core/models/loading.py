@@ -62,9 +62,7 @@ def load_model(
     if str(name).startswith(_SHAPE_PREFIX):
         config = named_shape(str(name).removeprefix(_SHAPE_PREFIX))
         drawn = RandomWeights(config, dtype, device)
-        decoder = Decoder(
-            config, drawn, dtype=dtype, device=device, max_length=max_length, measured=measured
-        )
+        decoder = Decoder(config, drawn, dtype=dtype, device=device, max_length=max_length, measured=measured)
         return LoadedModel(config, decoder, _described(decoder, "random weights"), None)
     folder = find_folder(name)
     try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -16,6 +17,15 @@ from dendrite_core.forward.attention_torch import TreeAttention
 from dendrite_core.forward.batch import ForwardBatch
 from dendrite_core.forward.kv_store import KVStore
 from tests.forward.forest import Forest, Row
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_read_before_it_is_written() -> Iterator[None]:
+    """With deterministic algorithms torch fills memory that nobody has written with NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
 
 TINY_COSTS = Costs(node=12, waste=40, cells=600)
 
@@ -46,7 +56,7 @@ class Both:
         self.generator = torch.Generator().manual_seed(0)
 
     @torch.inference_mode()
-    def check(self, batch: Batch) -> None:
+    def check(self, batch: Batch, equal_nan: bool = False) -> None:
         tolerance = 1e-4 if self.dtype is torch.float32 else 2e-2
         forward = ForwardBatch.build(batch, torch.device("cpu"))
         for backend in (self.dense, self.tree):
@@ -56,7 +66,7 @@ class Both:
             q, k, v = self.draw(forward.tokens)
             wanted = self.dense.attend(layer, q, k, v)
             found = self.tree.attend(layer, q, k, v)
-            torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
+            torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance, equal_nan=equal_nan)
 
     def draw(self, tokens: int) -> tuple[torch.Tensor, ...]:
         heads = self.shape.heads + 2 * self.shape.kv_heads
@@ -153,9 +163,11 @@ def test_chunks_and_single_tokens_in_one_batch(scattered: bool) -> None:
         both.check(forest.step(dict(zip(rows, sizes, strict=True))))
 
 
-def test_without_room_for_copies() -> None:
+@pytest.mark.parametrize("canaries", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_room_for_copies(dtype: torch.dtype, canaries: bool) -> None:
     forest = Forest(8, 200, scattered=True)
-    both = Both(forest, copy_bytes=0)
+    both = Both(forest, copy_bytes=0, dtype=dtype, canaries=canaries)
     parent = grown(forest, both, 60)
     forest.fork(parent)
     forest.fork(parent)
@@ -255,16 +267,70 @@ def test_what_others_left_in_memory_is_never_seen(copy_bytes: int | None) -> Non
     forest = Forest(8, 60)
     both = Both(forest, copy_bytes=copy_bytes)
     both.tree.store.data.fill_(torch.nan)
-    workspace = both.tree._copies.workspace
-    if (memory := workspace.take(100_000)) is not None:
-        memory.fill_(torch.nan)
-    workspace.reset()
     parent = grown(forest, both, 24)
     forest.fork(parent)
     forest.fork(forest.fork(parent))
     decode(forest, both, 3)
     forest.open()
     decode(forest, both, 40)
+
+
+@pytest.mark.parametrize("copy_bytes", [None, 0])
+def test_a_row_of_nans_harms_nobody_who_takes_its_place(copy_bytes: int | None) -> None:
+    forest = Forest(8, 60)
+    both = Both(forest, copy_bytes=copy_bytes)
+    broken = grown(forest, both, 60)
+    grown(forest, both, 20)
+    forest.open()
+    for backend in (both.dense, both.tree):
+        for page in broken.pages:
+            backend.store.data[:, :, 8 * page : 8 * page + 8] = torch.nan
+    for _ in range(3):
+        both.check(forest.step(dict.fromkeys(forest.rows, 1)), equal_nan=True)
+    forest.close(broken)
+    grown(forest, both, 9)
+    decode(forest, both, 30)
+
+
+@pytest.mark.parametrize("windows", [(None, None), (16, None)])
+@pytest.mark.parametrize("shared", [0, 40])
+def test_rows_that_come_and_go_at_random(shared: int, windows: Sequence[int | None]) -> None:
+    """Up to 12 rows, unrelated or of one past, some pausing: every step is right wherever their tails lie."""
+    forest = Forest(8, 400, seed=5)
+    both = Both(forest, windows=windows)
+    chance = forest.random
+    parent = grown(forest, both, shared) if shared else None
+    for _ in range(80):
+        if len(forest.rows) < 12 and chance.random() < 0.5:
+            row = forest.fork(parent) if parent else forest.open()
+            both.check(forest.step({row: chance.randint(1, 30)}))
+        leaving = [row for row in forest.rows if row is not parent and chance.random() < 0.08]
+        for row in leaving:
+            forest.close(row)
+        both.check(
+            forest.step({row: 1 for row in forest.rows if chance.random() < 0.95} or {forest.open(): 3})
+        )
+
+
+def test_a_row_that_comes_or_goes_is_all_that_is_copied() -> None:
+    forest = Forest(8, 400)
+    both = Both(forest, costs=Costs(node=1000, waste=1000, cells=100_000))
+    for length in range(30, 42):
+        grown(forest, both, length)
+    decode(forest, both, 2)
+    gathered = both.tree.store.gather = Mock(wraps=both.tree.store.gather)
+    decode(forest, both, 2)
+    assert not gathered.called
+
+    forest.close(forest.rows[3])
+    decode(forest, both, 2)
+    (last,) = [len(call.args[0]) for call in gathered.call_args_list]
+    assert last == forest.rows[-1].length - 2
+
+    gathered.reset_mock()
+    grown(forest, both, 17)
+    decode(forest, both, 2)
+    assert [len(call.args[0]) for call in gathered.call_args_list] == [17]
 
 
 @settings(max_examples=60, deadline=None)
