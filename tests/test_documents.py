@@ -45,6 +45,16 @@ def test_the_sites_menu_has_every_page_once() -> None:
     assert sorted(menu) == sorted(str(page.relative_to(docs)) for page in docs.rglob("*.md"))
 
 
+def test_no_page_has_a_stranger_installed() -> None:
+    """An index has another project under our name, so ours is installed from a file or a folder."""
+    pages = [README, *(ROOT / "docs").rglob("*.md"), *(ROOT / "dendrite_core").rglob("*.py")]
+    wheel = re.compile(r"(dist/|^)dendrite-[\w.*-]+\.whl(\[\w+\])?$")
+    for page in pages:
+        for line in re.findall(r"pip install ([^`#\n]+)", page.read_text(encoding="utf-8")):
+            named = [word.strip("'\"") for word in line.split() if "dendrite" in word]
+            assert all(wheel.search(word) for word in named), f"{page.name}: pip install {line}"
+
+
 def test_every_package_is_pinned_once_and_every_dependency_is_pinned() -> None:
     """A package pinned twice makes every fresh installation fail."""
     pinned = [name_of(line) for line in (ROOT / "constraints.txt").read_text().split()]
