@@ -130,7 +130,7 @@ def test_where_hoppers_wide_tiles_do_not_compile_plain_ones_attend(caplog: pytes
         attend_wide: ClassVar[Any] = {}
 
         @staticmethod
-        def tile(_: int) -> tuple[int, int, int]:
+        def sizes(_: int) -> tuple[int, int, int]:
             return 64, 32, 2
 
     class Launch:

@@ -114,7 +114,7 @@ class TreeAttention:
             narrow=narrow,
             wide=wide,
             tokens=64 if self.half else 32,
-            wide_tokens=self.wide_kernel.tile(queries)[1] if self.wide_kernel else 64 if self.half else 32,
+            wide_tokens=self.wide_kernel.sizes(queries)[1] if self.wide_kernel else 64 if self.half else 32,
             programs=self._narrow_tile(queries)[2],
             grid=self.grid,
         )
@@ -179,7 +179,7 @@ class TreeAttention:
                 self._narrow(layer, q, out, window)
             if plan.has_wide:
                 self._wide(layer, q, out, window)
-        if plan.merges and not self._joins(q.shape[0]):
+        if plan.merges:
             at_once, warps = self._merge_tile(plan.most_slots)
             pdl = self.card.early and not plan.has_wide
             self.tree.merge[(q.shape[0], self.shape.heads)](
@@ -188,11 +188,6 @@ class TreeAttention:
                 num_warps=warps, launch_pdl=pdl,
             )  # fmt: skip
         return out
-
-    def _joins(self, queries: int) -> bool:
-        """Whether the last narrow item of a query joins its results, which saves few rows a launch."""
-        assert self.step is not None
-        return queries <= _FEW_QUERIES and self.grid is None and not self.step.plan.has_wide
 
     def _merge_tile(self, most: int) -> tuple[int, int]:
         """Partial results joined at once and warps; on a grid always the same, as it changes rounding."""
@@ -206,7 +201,7 @@ class TreeAttention:
         return (
             plan.query_slots, plan.pages, self.step.positions,
             q, q.stride(0), keys, keys[self.shape.kv_heads :], keys.stride(0), out, out.stride(0),
-            plan.partial, plan.partial_lse, plan.slot_starts, plan.arrived, self._scale(),
+            plan.partial, plan.partial_lse, self._scale(),
         )  # fmt: skip
 
     def _scale(self) -> float:
@@ -228,7 +223,7 @@ class TreeAttention:
                     self.described[layer], self.store.layers[layer].shape[1],
                     q, q.stride(0), out, out.stride(0), plan.partial, plan.partial_lse, self._scale(),
                     shape.heads, shape.group, shape.head_dim, *self._pages(),
-                    *self.wide_kernel.tile(q.shape[0]), num_warps=4,
+                    *self.wide_kernel.sizes(q.shape[0]), num_warps=4,
                 )  # fmt: skip
                 return
             except self.tree.CompilationError as error:
@@ -278,6 +273,6 @@ class TreeAttention:
         self.tree.attend[(programs,)](
             plan.counts, plan.narrow, plan.wide, *self._pointers(layer, q, out), window or 0,
             shape.heads, shape.group, shape.head_dim, self.block_d, *self._pages(), *narrow, *wide,
-            window is not None, "ieee" if not self.half else "tf32", self._joins(q.shape[0]), pdl,
+            window is not None, "ieee" if not self.half else "tf32", pdl,
             num_warps=warps, launch_pdl=pdl, **options,
         )  # fmt: skip

@@ -55,8 +55,7 @@ class Capacity:
 class DevicePlan:
     """The arrays of a work list on the device; see `work_list.py` for what they hold.
 
-    partial: float32 `[slots, heads, d]`, partial_lse: float32 `[slots, heads]`. arrived: zeros to count
-    partial results in. counts: how many narrow and
+    partial: float32 `[slots, heads, d]`, partial_lse: float32 `[slots, heads]`. counts: how many narrow and
     wide items, and by how many tokens rows grew since the plan was made. A plan may be loaded while the
     copies of the `stages - 1` before it are still queued.
     """
@@ -86,7 +85,6 @@ class DevicePlan:
         self.pages, self.slot_starts = parts[4:]
         self.partial = torch.empty(capacity.slots, heads, head_dim, device=device)
         self.partial_lse = torch.empty(capacity.slots, heads, device=device)
-        self.arrived = torch.zeros(capacity.tokens * heads, dtype=torch.int32, device=device)
         self.has_narrow = self.has_wide = self.merges = False
         self.most_slots = 0
         self._copied = [torch.cuda.Event() if on_gpu else None for _ in range(stages)]

@@ -19,73 +19,14 @@ NOTHING = tl.constexpr(-1.0e30)
 
 
 @triton.jit
-def _joined(
-    head, inside, first, last, partial, partial_lse,
-    HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, AT_ONCE: tl.constexpr,
-    LANES: tl.constexpr, CACHED: tl.constexpr,
-):  # fmt: skip
-    """The partial results [first, last) of some heads, joined in the order of their tokens: `[LANES, D]`."""
-    dim = tl.arange(0, BLOCK_D)
-    lane = tl.arange(0, AT_ONCE)
-    greatest = tl.full([LANES], NOTHING, tl.float32)
-    total = tl.zeros([LANES], tl.float32)
-    acc = tl.zeros([LANES, BLOCK_D], tl.float32)
-    for start in tl.range(first, last, AT_ONCE):
-        slot = start + lane
-        there = (slot < last)[:, None] & (head < HEADS)[None, :]
-        part = slot.to(tl.int64)[:, None] * HEADS + head[None, :]
-        lse = tl.load(partial_lse + part, mask=there, other=NOTHING, cache_modifier=CACHED)
-        value = tl.load(
-            partial + part[:, :, None] * D + dim[None, None, :],
-            mask=there[:, :, None] & inside[None, :, :],
-            other=0.0,
-            cache_modifier=CACHED,
-        )
-        higher = tl.maximum(greatest, tl.max(lse, 0))
-        weight = tl.where(there, tl.exp2(lse - higher[None, :]), 0.0)
-        fade = tl.exp2(greatest - higher)
-        total = total * fade + tl.sum(weight, 0)
-        acc = acc * fade[:, None] + tl.sum(value * weight[:, :, None], 0)
-        greatest = higher
-    return acc / total[:, None]
-
-
-@triton.jit
-def _join_if_last(
-    query, head, slot_starts, arrived, partial, partial_lse, out, out_stride,
-    HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
-    """Who is the last to have written a partial result of a query and K/V head joins them all."""
-    KV_HEADS: tl.constexpr = HEADS // GROUP
-    LANES: tl.constexpr = 1 << (GROUP - 1).bit_length()
-    first = tl.load(slot_starts + query)
-    last = tl.load(slot_starts + query + 1)
-    if last > first:
-        counter = arrived + query * KV_HEADS + head
-        if tl.atomic_add(counter, 1, sem="acq_rel") == last - first - 1:
-            tl.store(counter, 0)
-            lane = tl.arange(0, LANES)
-            query_head = tl.where(lane < GROUP, head * GROUP + lane, HEADS)
-            inside = (lane < GROUP)[:, None] & (tl.arange(0, BLOCK_D) < D)[None, :]
-            # Not through the first cache: others wrote what is read.
-            joined = _joined(
-                query_head, inside, first, last, partial, partial_lse,
-                HEADS, D, BLOCK_D, 8, LANES, ".cg",
-            )  # fmt: skip
-            to = query.to(tl.int64) * out_stride + query_head[:, None] * D + tl.arange(0, BLOCK_D)[None, :]
-            tl.store(out + to, joined.to(out.dtype.element_ty), mask=inside)
-
-
-@triton.jit
 def _tile(
     item, head, grown, items, query_slots, pages, positions,
     q, q_stride, keys, values, head_stride, out, out_stride, partial, partial_lse,
-    slot_starts, arrived, scale, window,
+    scale, window,
     HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     PAGE: tl.constexpr, STRIDE: tl.constexpr, GUARD: tl.constexpr,
     ROWS: tl.constexpr, TOKENS: tl.constexpr, STAGES: tl.constexpr,
-    SPLIT_LOOP: tl.constexpr, WINDOWED: tl.constexpr, PRECISION: tl.constexpr, JOINS: tl.constexpr,
-    PDL: tl.constexpr,
+    SPLIT_LOOP: tl.constexpr, WINDOWED: tl.constexpr, PRECISION: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One item and one K/V head: queries x heads of the group are the rows of a tile `[ROWS, D]`."""
     base = items + item * 8
@@ -189,35 +130,25 @@ def _tile(
     tl.store(partial + part[:, None] * D + dim[None, :], result, mask=joins[:, None] & in_head[None, :])
     lse = tl.where(total > 0, greatest + tl.log2(total), NOTHING)
     tl.store(partial_lse + part, lse, mask=joins)
-    if JOINS:
-        # All threads have written before one of them says so.
-        tl.debug_barrier()
-        for index in tl.static_range(ROWS // GROUP):
-            if index < count:
-                _join_if_last(
-                    first_query + index, head, slot_starts, arrived, partial, partial_lse, out, out_stride,
-                    HEADS, GROUP, D, BLOCK_D,
-                )  # fmt: skip
 
 
 @triton.jit
 def attend(
     counts, items, wide_items, query_slots, pages, positions,
     q, q_stride, keys, values, head_stride, out, out_stride, partial, partial_lse,
-    slot_starts, arrived, scale, window,
+    scale, window,
     HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     PAGE: tl.constexpr, STRIDE: tl.constexpr, GUARD: tl.constexpr,
     NARROW: tl.constexpr, NARROW_TOKENS: tl.constexpr, NARROW_STAGES: tl.constexpr,
     WIDE: tl.constexpr, WIDE_TOKENS: tl.constexpr, WIDE_STAGES: tl.constexpr,
-    WINDOWED: tl.constexpr, PRECISION: tl.constexpr, JOINS: tl.constexpr, PDL: tl.constexpr,
+    WINDOWED: tl.constexpr, PRECISION: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Every item of both tile classes, by a fixed number of programs: pid, pid + programs, ...
 
     The first half of the programs starts with wide items, which are bound by arithmetic, the second half
     with narrow ones, which are bound by memory, so that both are in flight on every multiprocessor.
     `counts` is [narrow items, wide items, tokens that rows grew since the plan]; a width of 0 leaves that
-    class out. With JOINS partial results are joined here, and `merge` has nothing to do: `arrived` counts
-    them, int32 `[T, KV_HEADS]`, 0 before and after.
+    class out.
     """
     KV_HEADS: tl.constexpr = HEADS // GROUP
     if PDL:
@@ -231,8 +162,8 @@ def attend(
             _tile(
                 work // KV_HEADS, work % KV_HEADS, grown, wide_items, query_slots, pages, positions,
                 q, q_stride, keys, values, head_stride, out, out_stride, partial, partial_lse,
-                slot_starts, arrived, scale, window, HEADS, GROUP, D, BLOCK_D, PAGE, STRIDE, GUARD,
-                WIDE, WIDE_TOKENS, WIDE_STAGES, True, WINDOWED, PRECISION, JOINS, PDL,
+                scale, window, HEADS, GROUP, D, BLOCK_D, PAGE, STRIDE, GUARD,
+                WIDE, WIDE_TOKENS, WIDE_STAGES, True, WINDOWED, PRECISION, PDL,
             )  # fmt: skip
     if NARROW > 0:
         narrow_count = tl.load(counts) * KV_HEADS
@@ -241,8 +172,8 @@ def attend(
             _tile(
                 work // KV_HEADS, work % KV_HEADS, grown, items, query_slots, pages, positions,
                 q, q_stride, keys, values, head_stride, out, out_stride, partial, partial_lse,
-                slot_starts, arrived, scale, window, HEADS, GROUP, D, BLOCK_D, PAGE, STRIDE, GUARD,
-                NARROW, NARROW_TOKENS, NARROW_STAGES, False, WINDOWED, PRECISION, JOINS, PDL,
+                scale, window, HEADS, GROUP, D, BLOCK_D, PAGE, STRIDE, GUARD,
+                NARROW, NARROW_TOKENS, NARROW_STAGES, False, WINDOWED, PRECISION, PDL,
             )  # fmt: skip
 
 
@@ -264,8 +195,25 @@ def merge(
         return
     dim = tl.arange(0, BLOCK_D)
     inside = (head < HEADS)[:, None] & (dim < D)[None, :]
-    joined = _joined(
-        head, inside, first, last, partial, partial_lse, HEADS, D, BLOCK_D, AT_ONCE, HEADS_AT_ONCE, ""
-    )
+    lane = tl.arange(0, AT_ONCE)
+    greatest = tl.full([HEADS_AT_ONCE], NOTHING, tl.float32)
+    total = tl.zeros([HEADS_AT_ONCE], tl.float32)
+    acc = tl.zeros([HEADS_AT_ONCE, BLOCK_D], tl.float32)
+    for start in tl.range(first, last, AT_ONCE):
+        slot = start + lane
+        there = (slot < last)[:, None] & (head < HEADS)[None, :]
+        part = slot.to(tl.int64)[:, None] * HEADS + head[None, :]
+        lse = tl.load(partial_lse + part, mask=there, other=NOTHING)
+        value = tl.load(
+            partial + part[:, :, None] * D + dim[None, None, :],
+            mask=there[:, :, None] & inside[None, :, :],
+            other=0.0,
+        )
+        higher = tl.maximum(greatest, tl.max(lse, 0))
+        weight = tl.where(there, tl.exp2(lse - higher[None, :]), 0.0)
+        fade = tl.exp2(greatest - higher)
+        total = total * fade + tl.sum(weight, 0)
+        acc = acc * fade[:, None] + tl.sum(value * weight[:, :, None], 0)
+        greatest = higher
     out_at = query.to(tl.int64) * out_stride + head[:, None] * D + dim[None, :]
-    tl.store(out + out_at, joined.to(out.dtype.element_ty), mask=inside)
+    tl.store(out + out_at, (acc / total[:, None]).to(out.dtype.element_ty), mask=inside)

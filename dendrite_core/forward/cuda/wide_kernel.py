@@ -38,7 +38,7 @@ bring = tma.async_load if hasattr(tma, "async_load") else tma.async_copy_global_
 SLICE = gl.constexpr(64)
 
 
-def tile(queries: int) -> tuple[int, int, int]:
+def sizes(queries: int) -> tuple[int, int, int]:
     """Rows of a tile, tokens of a step, slots of the rings.
 
     Many queries are bound by arithmetic, which long steps interrupt less often. With few the kernels before
