@@ -110,6 +110,7 @@ class Envelope:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                scope["app"].state.service.answers[status] += 1
                 headers = MutableHeaders(scope=message)
                 # A body may have named the request after this saw it.
                 headers["x-request-id"] = scope["dendrite.request_id"]

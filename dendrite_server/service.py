@@ -7,6 +7,7 @@ import hashlib
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +21,7 @@ from dendrite_core.engine.stream import Stream
 from dendrite_core.errors import DendriteError, ModelNotFound, RequestError
 from dendrite_core.params import GrammarSpec, SamplingParams
 from dendrite_server.config import ServerConfig
+from dendrite_server.errors import TABLE
 from dendrite_server.protocol.identity import completion_id
 from dendrite_server.protocol.request import Limits
 from dendrite_server.protocol.response import Header
@@ -55,6 +57,8 @@ class Service:
         self.feed = Feed(engine)
         self.keeper = Keeper(engine, config.store_path) if config.store_path else None
         self.draining = self._ending = False
+        # Of HTTP, by status; one that may come is there from the start, so that a rate sees the first.
+        self.answers = Counter(dict.fromkeys((200, *(row.status for row in TABLE)), 0))
         # The event loop itself keeps no task alive.
         self._background: set[asyncio.Task[None]] = set()
         self._warned: set[str] = set()

@@ -1,4 +1,4 @@
-"""`/metrics`: the engine's numbers as Prometheus text.
+"""`/metrics`: the engine's numbers, and how HTTP was answered, as Prometheus text.
 
 A name in common use for the same thing is kept after the prefix, as is the label `model_name`, so that
 panels made for other servers translate by a search and replace.
@@ -50,7 +50,7 @@ _HISTOGRAMS = (
 _PAGE_STATES = ("free", "used", "shared", "cached")
 
 
-def metrics_text(stats: EngineStats, model: str) -> str:
+def metrics_text(stats: EngineStats, answers: Mapping[int, int], model: str) -> str:
     """Everything there is, as the text format 0.0.4; every sample is labelled with the `model`."""
     page = _Page(model)
     for name, field, text in _GAUGES:
@@ -65,6 +65,8 @@ def metrics_text(stats: EngineStats, model: str) -> str:
     page.family("request_success_total", "counter", "Choices that ended, by finish reason.", ended)
     failed = {"": stats.requests.failed}
     page.family("request_failure_total", "counter", "Requests that a fault ended.", failed)
+    told = {f'status="{status}"': count for status, count in sorted(answers.items())}
+    page.family("http_responses_total", "counter", "Answers to all requests, by HTTP status.", told)
     for name, field, text in _HISTOGRAMS:
         page.histogram(name, text, getattr(stats.requests, field))
     page.family("model_info", "gauge", "What is served.", {f'page_size="{stats.page_size}"': 1})

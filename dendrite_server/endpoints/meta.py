@@ -84,7 +84,8 @@ async def show_version(request: Request) -> Response:
 
 async def metrics(request: Request) -> Response:
     service = service_of(request)
-    text = metrics_text(await asyncio.wrap_future(service.engine.stats()), service.names[0])
+    stats = await asyncio.wrap_future(service.engine.stats())
+    text = metrics_text(stats, service.answers, service.names[0])
     return Response(text, media_type="text/plain; version=0.0.4")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from dendrite_server.config import ServerConfig
 from tests.server.conftest import Serve
 from tests.server.test_lifecycle import LONG, raw_request
 
@@ -207,3 +208,29 @@ def test_what_callers_delete_was_not_given_up_for_want_of_pages(serve: Serve) ->
         for number in range(8):
             complete(http, prompt=[number] * 64, max_tokens=8)
         assert scrape(http)["dendrite_branches_parked_total"] > 0
+
+
+def test_answers_are_counted_by_status_also_those_that_no_engine_saw(serve: Serve) -> None:
+    server = serve(ServerConfig(max_body_bytes=2048), max_rows=1, max_waiting=1)
+    with httpx.Client(base_url=server.url, timeout=30) as http:
+        before = scrape(http)
+        complete(http, prompt="a", max_tokens=2)
+        with http.stream("POST", "/v1/completions", json={"prompt": "a", "stream": True}) as stream:
+            stream.read()
+        http.post("/v1/completions", json={"prompt": "a", "n": -1})
+        http.post("/v1/completions", json={"prompt": "a" * 4096})
+        http.post("/v1/nowhere", json={})
+        with raw_request(server, LONG), raw_request(server, LONG):
+            server.settle("waiting", 1)
+            assert http.post("/v1/completions", json={"prompt": "a"}).status_code == 429
+        server.settle("running", 0)
+        after = scrape(http)
+    counts = {
+        found[1]: after[key] - before[key]
+        for key in after
+        if (found := re.fullmatch(r'dendrite_http_responses_total{status="(\d+)"}', key))
+    }
+    health = counts.pop("200") - 2 - 1  # Both completions, and the first scrape.
+    assert health >= 2
+    once, never = ("400", "404", "413", "429"), ("401", "405", "415", "500", "503")
+    assert counts == {**dict.fromkeys(once, 1), **dict.fromkeys(never, 0)}
