@@ -241,7 +241,7 @@ class Engine:
         """
         stream = self.submit(self._request(prompt, params, n, parent_id, parent_offset))
         try:
-            return collect(await stream.started(), n, [progress async for progress in stream])
+            return collect(await stream.started(), n, await stream.rest())
         except asyncio.CancelledError:
             stream.abort()
             raise

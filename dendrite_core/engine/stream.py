@@ -83,6 +83,14 @@ class Stream:
         while not self._finished:
             yield self._take_progress(await self._next_async())
 
+    async def rest(self) -> list[Progress]:
+        """What iterating gives, as a list; without a generator, because readers of one step wait in turn."""
+        await self.started()
+        found: list[Progress] = []
+        while not self._finished:
+            found.append(self._take_progress(await self._next_async()))
+        return found
+
     def __iter__(self) -> Iterator[Progress]:
         self.wait_started()
         while not self._finished:
