@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dendrite_core.forward.cuda.work_list import ITEM, Ints, WorkList
+from dendrite_core.forward.cuda.work_list import ITEM, WorkList
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,20 +96,24 @@ class DevicePlan:
         staging, copied = self.staging[self._turn], self._copied[self._turn]
         if copied is not None:
             copied.synchronize()
-        counts = np.array([len(work.narrow), len(work.wide), 0, 0], np.int32)
-        arrays: list[Ints] = [
-            counts,
+        numbers = staging.numpy()
+        numbers[:4] = len(work.narrow), len(work.wide), 0, 0
+        arrays = (
             work.narrow.reshape(-1),
             work.wide.reshape(-1),
             work.query_slots,
             work.pages,
-            np.pad(work.slot_starts, (0, self.capacity.tokens + 1 - len(work.slot_starts)), "edge"),
-        ]
-        numbers = staging.numpy()
-        for start, array in zip(self.places, arrays, strict=False):
-            if len(array):
-                end = start + len(array)
-                numbers[start:end] = array
+            work.slot_starts,
+        )
+        ends = []
+        for start, array in zip(self.places[1:], arrays, strict=False):
+            ends.append(start + len(array))
+            numbers[start : ends[-1]] = array
+        numbers[ends[-1] : self.places[5] + self.capacity.tokens + 1] = work.slots
+        ends[-1] = self.places[5] + self.capacity.tokens + 1
+        # The counts lie just before the narrow items and go with them.
+        for start, end in zip((0, *self.places[2:]), ends, strict=False):
+            if end > start:
                 self.buffer[start:end].copy_(staging[start:end], non_blocking=True)
         if copied is not None:
             copied.record()

@@ -25,9 +25,11 @@ from dendrite_core.cache.page_table import Span, adjacent_prefixes, spans
 
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
 OPEN = 2**31 - 1
 ITEM = 8
+_COLUMNS = (0, 1, 2, 4, 5, 6)
 # What an item costs before its first step, in steps.
 _ITEM_COST = 4
 _ROUNDS = (1, 2, 3, 4, 6)
@@ -102,22 +104,13 @@ def plan(batch: Batch, tiles: Tiles, spare: int = 0) -> WorkList:
     """The work list of a batch; `spare` is how many pages each row may grow by before the next plan."""
     found = batch.spans if tiles.grid is None else _on_grid(batch, tiles.grid // tiles.page_size)
     nodes, pages, tails, room = _lay_out(batch, found, tiles.page_size, spare)
-    sharing = nodes.last - nodes.first
-    is_wide = sharing > tiles.per_tile(tiles.narrow)
-    again = (-(-sharing // tiles.per_tile(tiles.narrow)) * (nodes.reach - nodes.start))[is_wide].sum()
-    if not tiles.wide or again < tiles.worth_wide:
-        is_wide[:] = False
-    positions = np.asarray(batch.positions, np.int64)
-    narrow = _cut(np.flatnonzero(~is_wide), nodes, positions, tiles, tiles.narrow)
-    wide = _cut(np.flatnonzero(is_wide), nodes, positions, tiles, tiles.wide)
-    slots, starts = _connect(np.concatenate((narrow, wide)), len(positions))
-    # Items of both classes point into one list of slots, narrow ones first.
-    firsts = np.cumsum(np.concatenate(([0], narrow[:, 4], wide[:, 4])))[:-1]
-    narrow[:, 3], wide[:, 3] = firsts[: len(narrow)], firsts[len(narrow) :]
+    items, narrow = _cut(nodes, _widely_shared(nodes, tiles), np.array(batch.positions, np.int64), tiles)
+    slots, starts = _connect(items, len(batch.positions))
     as_int = np.int32
+    both = items.astype(as_int)
     return WorkList(
-        narrow.astype(as_int),
-        wide.astype(as_int),
+        both[:narrow],
+        both[narrow:],
         slots.astype(as_int),
         pages,
         starts.astype(as_int),
@@ -141,68 +134,80 @@ def _lay_out(
     of all of its rows is open, and followed by `spare` empty entries.
     """
     depth, tails = [0] * batch.rows, [0] * batch.rows
-    starts: list[int] = []
-    for index, (pages, first_row, end_row) in enumerate(found):
-        starts.append(depth[first_row])
-        depth[first_row:end_row] = [depth[first_row] + len(pages)] * (end_row - first_row)
-        tails[first_row:end_row] = [index] * (end_row - first_row)
-    is_open = [set(tails[first:end]) == {index} for index, (_, first, end) in enumerate(found)]
     flat: list[int] = []
-    origins: list[int] = []
-    for span, start, opens in zip(found, starts, is_open, strict=True):
-        origins.append(len(flat) - start)
-        flat += span.pages
+    rows: list[tuple[int, int, int, int, int, bool]] = []
+    last = len(found) - 1
+    for index, (held, first_row, end_row) in enumerate(found):
+        start, count = depth[first_row], len(held)
+        depth[first_row:end_row] = [start + count] * (end_row - first_row)
+        tails[first_row:end_row] = [index] * (end_row - first_row)
+        # What is below a node follows it at once.
+        opens = index == last or found[index + 1].first_row >= end_row
+        rows.append((len(flat) - start, start, start + count, first_row, end_row, opens))
+        flat += held
         if opens:
             flat += [0] * spare
-    row_starts = np.asarray(batch.row_starts, np.int64)
-    first_rows = np.array([span.first_row for span in found])
-    end_rows = np.array([span.end_row for span in found])
-    begins = np.array(starts, np.int64) * page_size
-    ends = begins + np.array([len(span.pages) for span in found], np.int64) * page_size
-    opened = np.array(is_open)
-    length = np.asarray(batch.kv_lengths, np.int64)[first_rows]
+    origin, starts, ends, first_rows, end_rows, opened = np.array(rows, np.int64).T
+    starts, ends = starts * page_size, ends * page_size
+    row_starts = np.array(batch.row_starts, np.int64)
+    length = np.array(batch.kv_lengths, np.int64)[first_rows]
     # A row's last node also ends where the row does.
-    single = opened & (end_rows - first_rows == 1)
-    reach = np.where(single, np.minimum(ends, length), ends)
+    single = (opened == 1) & (end_rows - first_rows == 1)
     nodes = _Nodes(
-        np.array(origins, np.int64),
-        begins,
-        reach,
+        origin,
+        starts,
+        np.where(single, np.minimum(ends, length), ends),
         np.where(opened, OPEN, ends),
         row_starts[first_rows],
         row_starts[end_rows],
     )
-    room = (ends + np.where(opened, spare * page_size, 0))[tails]
+    room: Longs = (ends + opened * (spare * page_size))[tails]
     return nodes, np.array(flat, np.int32), tails, room
 
 
-def _cut(index: Longs, nodes: _Nodes, positions: Longs, tiles: Tiles, rows: int) -> Longs:
-    """Items `[n, 8]` of the nodes `index`, for tiles of `rows` rows, the most expensive first.
+def _widely_shared(nodes: _Nodes, tiles: Tiles) -> Flags:
+    """Which nodes so many queries see that wide tiles read enough fewer tokens."""
+    sharing = nodes.last - nodes.first
+    is_wide: Flags = sharing > tiles.per_tile(tiles.narrow)
+    again = (-(-sharing // tiles.per_tile(tiles.narrow)) * (nodes.reach - nodes.start))[is_wide].sum()
+    if not tiles.wide or again < tiles.worth_wide:
+        is_wide[:] = False
+    return is_wide
 
-    Column 3, the first slot, is left for later.
+
+def _cut(nodes: _Nodes, is_wide: Flags, positions: Longs, tiles: Tiles) -> tuple[Longs, int]:
+    """Items `[n, 8]` of all nodes, and how many are narrow: those come first, of each class the most
+    expensive. Column 3, the first slot, is left for later.
     """
-    if not len(index):
-        return np.zeros((0, ITEM), np.int64)
-    per_tile = tiles.per_tile(rows)
-    length = np.maximum(nodes.reach[index] - nodes.start[index], 1)
-    blocks = -(-(nodes.last[index] - nodes.first[index]) // per_tile)
-    step = _chunk(length, blocks, tiles, rows)
+    per_tile = np.where(is_wide, tiles.per_tile(tiles.wide), tiles.per_tile(tiles.narrow))
+    length = np.maximum(nodes.reach - nodes.start, 1)
+    blocks = -(-(nodes.last - nodes.first) // per_tile)
+    step = np.empty_like(length)
+    for kind, rows in ((~is_wide, tiles.narrow), (is_wide, tiles.wide)):
+        if kind.any():
+            step[kind] = _chunk(length[kind], blocks[kind], tiles, rows)
     cuts = -(-length // step)
-    node, block, cut = _product(index, blocks, cuts)
-    at = np.repeat(np.arange(len(index)), blocks * cuts)
+    counts = blocks * cuts
+    node = np.repeat(np.arange(len(counts)), counts)
+    number = np.arange(len(node)) - (np.cumsum(counts) - counts)[node]
+    block, cut = np.divmod(number, cuts[node])
+    per_tile, step = per_tile[node], step[node]
     first = nodes.first[node] + block * per_tile
     count = np.minimum(per_tile, nodes.last[node] - first)
-    begin = nodes.start[node] + cut * step[at]
-    is_last = cut == cuts[at] - 1
-    reads = np.where(is_last, nodes.reach[node], begin + step[at])
-    end = np.where(is_last, nodes.end[node], begin + step[at])
+    begin = nodes.start[node] + cut * step
+    until = begin + step
+    is_last = cut == cuts[node] - 1
+    reads = np.where(is_last, nodes.reach[node], until)
     reads = np.minimum(reads, positions[first + count - 1] + 1) - begin
-    zero = np.zeros_like(begin)
-    items = np.stack((nodes.origin[node], begin, end, zero, count, first, reads, zero), 1)
+    items = np.zeros((len(node), ITEM), np.int64)
+    end = np.where(is_last, nodes.end[node], until)
+    for column, values in zip(_COLUMNS, (nodes.origin[node], begin, end, count, first, reads), strict=True):
+        items[:, column] = values
+    wide = is_wide[node]
+    order = np.argsort(np.where(wide, OPEN, 0) - reads, kind="stable")
     # A query that comes before an item's first token needs nothing of it.
-    seen = items[(reads > 0) | (cut == 0)]
-    ordered: Longs = seen[np.argsort(-seen[:, 6], kind="stable")]
-    return ordered
+    order = order[((reads > 0) | (cut == 0))[order]]
+    return items[order], len(order) - int(wide[order].sum())
 
 
 def _chunk(length: Longs, blocks: Longs, tiles: Tiles, rows: int) -> Longs:
@@ -238,20 +243,12 @@ def _longest_program(chunk: Longs, items: Longs, tiles: Tiles) -> float:
     return float(dealt[:: tiles.wide_programs].sum())
 
 
-def _product(index: Longs, blocks: Longs, cuts: Longs) -> tuple[Longs, Longs, Longs]:
-    """Every (node, block of queries, cut of tokens) as three columns."""
-    counts = blocks * cuts
-    node = np.repeat(index, counts)
-    inner = np.arange(len(node)) - np.repeat(np.cumsum(counts) - counts, counts)
-    per_block = np.repeat(cuts, counts)
-    return node, inner // per_block, inner % per_block
-
-
 def _connect(items: Longs, tokens: int) -> tuple[Longs, Longs]:
-    """Slots of the queries of all items, and where each query's slots start."""
+    """Slots of the queries of all items, and where each query's slots start; fills in column 3."""
     counts = items[:, 4]
+    items[:, 3] = np.cumsum(counts) - counts
     item = np.repeat(np.arange(len(items)), counts)
-    query = items[item, 5] + np.arange(len(item)) - (np.cumsum(counts) - counts)[item]
+    query = items[item, 5] + np.arange(len(item)) - items[item, 3]
     order = np.lexsort((items[item, 1], query))
     found = np.bincount(query, minlength=tokens)
     # What sees one item only needs no merging.
