@@ -326,13 +326,13 @@ class BranchBook:
         A prompt branch whose last child goes keeps its tokens, so more siblings can still be asked for,
         but not its pages.
         """
-        names = [self.name(branch) for branch in members]
+        names, going = [self.name(branch) for branch in members], set(members)
         for branch in reversed(members):
             if self.cache.lookup(branch.id) is None:
                 continue
             parent = branch.parent
             self.cache.release(branch)
-            if parent is not None and not parent.children and self.is_prompt(parent):
+            if parent not in going and parent is not None and not parent.children and self.is_prompt(parent):
                 self.cache.drop(parent, discard=True)
             if parent is not None and self.cache.lookup(parent.id) is not None:
                 self.watches.changed(parent)
