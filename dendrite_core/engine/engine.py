@@ -356,8 +356,9 @@ def _live(config: EngineConfig, made: Future[Parts]) -> None:
     # What is loaded now lives as long as the process; the collector need not look at it every step.
     gc.collect()
     gc.freeze()
-    # Nor at every branch there is, tens of milliseconds long: what requests leave is freed without it.
+    # Nor at what many forks make in a step, nor at every branch there is, which takes tens of milliseconds:
+    # what requests leave is freed without it.
     often, seldom, full = gc.get_threshold()
-    gc.set_threshold(often, seldom, max(full, 100))
+    gc.set_threshold(often and max(often, 3_000), seldom, max(full, 100))
     made.set_result(parts)
     parts.loop.run()

@@ -251,14 +251,14 @@ class EngineLoop:
 
     def _emit(self, step: Step, sampled: Sampled) -> None:
         """Give every drawn token to its branch and its reader; end what ended."""
-        first = 0
+        first, faults = 0, sampled.faults
         for sequence in step.drawers:
             job, drawn = sequence.owner, range(first, first + max(1, sequence.children))
             first = drawn.stop
             assert isinstance(job, Job)
             if not (job.children if sequence.is_prompt else sequence.running):
                 continue  # It ended while this step was in flight.
-            fault = next((sampled.faults[i] for i in drawn if i in sampled.faults), None)
+            fault = next((faults[i] for i in drawn if i in faults), None) if faults else None
             if fault is not None:
                 self._fail([job], nothing_left(job.stream.request.params, fault))
             else:

@@ -81,8 +81,8 @@ class RequestMeasures:
     def end(self, clock: Clock, reasons: Iterable[str], completion_tokens: Iterable[int]) -> None:
         """All choices of a request have ended."""
         self._whole.observe(time.monotonic() - clock.submitted)
-        self._finished.update(reasons)
-        for count in completion_tokens:
+        for reason, count in zip(reasons, completion_tokens, strict=True):
+            self._finished[reason] += 1
             self._completion_tokens.observe(count)
 
     def break_off(self, reasons: Collection[str], error: Exception) -> None:
