@@ -220,8 +220,8 @@ def _chunk(length: Longs, blocks: Longs, tiles: Tiles, rows: int) -> Longs:
         return _even(length, -(-length // share), tiles.tokens)
     # Few large items: how they fall into rounds matters more than their size.
     best, cuts = float("inf"), np.ones_like(length)
-    for rounds in _ROUNDS:
-        share = max(int(load / (tiles.wide_programs * rounds)), 4 * tiles.tokens)
+    shares = (max(int(load / (tiles.wide_programs * rounds)), 4 * tiles.tokens) for rounds in _ROUNDS)
+    for share in dict.fromkeys(shares):
         tried = np.maximum((length + share // 8) // share, 1)
         chunk = _even(length, tried, tiles.wide_tokens)
         cost = _longest_program(chunk, blocks * tried * tiles.kv_heads, tiles)
