@@ -14,8 +14,7 @@ each waits for the rings, multiplies the scores of step j and the values of step
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
@@ -26,9 +25,6 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 NOTHING = gl.constexpr(-1.0e30)
 # What Triton 3.6 and 3.9 call by different names.
