@@ -18,6 +18,7 @@ from dendrite_core.errors import DendriteError, RequestError
 from dendrite_server.app import create_app
 from dendrite_server.command_line.arguments import engine_config, note_unused, parse_arguments, server_config
 from dendrite_server.config import ServerConfig
+from dendrite_server.search.running import Searches
 from dendrite_server.service import Service
 from dendrite_server.store import held
 from dendrite_server.terminal.entry import end_loading
@@ -91,7 +92,7 @@ def serve(engine: Engine, config: ServerConfig) -> None:
         timeout_graceful_shutdown=LAST_READS,
     )
     try:
-        DrainingServer(settings, app.state.service).run()
+        DrainingServer(settings, app.state.service, app.state.searches).run()
     finally:
         app.state.service.keep()
 
@@ -102,9 +103,10 @@ class DrainingServer(uvicorn.Server):
     Each reader is told so, and branches are kept as they are then. A third signal does not wait for readers.
     """
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, searches: Searches) -> None:
         super().__init__(config)
         self._service = service
+        self._searches = searches
         self._signals = 0
 
     async def serve(self, sockets: Any = None) -> None:
@@ -144,12 +146,20 @@ class DrainingServer(uvicorn.Server):
     async def _drain(self) -> None:
         engine, timeout = self._service.engine, self._service.config.drain_timeout
         log.info("draining: %d requests in flight", engine.in_flight)
-        if not await asyncio.to_thread(engine.drain, timeout):
+        if not await self._has_ended(timeout):
             log.warning("%d requests did not finish in %g s and are ended", engine.in_flight, timeout)
             engine.end_all()
         await asyncio.to_thread(self._service.keep)
         self._service.feed.close()
         self.should_exit = True
+
+    async def _has_ended(self, timeout: float) -> bool:
+        """Wait for what runs; searches first, as they still have requests to make."""
+        begin = self._loop.time()
+        if not await self._searches.ended(timeout):
+            return False
+        left = max(0.0, timeout - (self._loop.time() - begin))
+        return await asyncio.to_thread(self._service.engine.drain, left)
 
 
 if __name__ == "__main__":

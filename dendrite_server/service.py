@@ -16,9 +16,10 @@ from pathlib import Path
 from starlette.requests import Request
 
 from dendrite_core.engine.engine import EMBEDDED, Engine
+from dendrite_core.engine.messages import Request as EngineRequest
 from dendrite_core.engine.messages import Started
 from dendrite_core.engine.stream import Stream
-from dendrite_core.errors import DendriteError, ModelNotFound, RequestError
+from dendrite_core.errors import DendriteError, EngineClosed, ModelNotFound, RequestError
 from dendrite_core.params import GrammarSpec, SamplingParams
 from dendrite_server.config import ServerConfig
 from dendrite_server.errors import TABLE
@@ -83,6 +84,16 @@ class Service:
         self._ending = True
         if self.keeper is not None:
             self.keeper.close()
+
+    def refuse_if_draining(self) -> None:
+        """What runs may go on asking the engine; who begins something asks here. Raises `EngineClosed`."""
+        if self.draining:
+            raise EngineClosed("the server is shutting down and takes no new requests")
+
+    def submit(self, request: EngineRequest) -> Stream:
+        """The engine's `submit`, for what begins. Raises `EngineClosed`, `QueueFull`, `RequestError`."""
+        self.refuse_if_draining()
+        return self.engine.submit(request)
 
     async def kept(self) -> None:
         """Returns once all that has ended by now is written down, if trees are kept."""

@@ -114,7 +114,7 @@ class Generation:
         self._open: set[Stream] = set()
         try:
             for request in requests:
-                self._streams.append(service.engine.submit(request))
+                self._streams.append(service.submit(request))
                 self._open.add(self._streams[-1])
         except DendriteError:
             self._discard()

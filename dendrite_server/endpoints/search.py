@@ -41,6 +41,7 @@ async def create_search(request: Request) -> Response:
 async def _running(request: Request, asked: SearchRequest) -> Running:
     """A search that can begin, known by its id."""
     service = service_of(request)
+    service.refuse_if_draining()
     model = service.model_name(asked.model)
     for params in asked.plan.sampled:
         await service.prepare(params)

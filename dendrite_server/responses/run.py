@@ -113,7 +113,7 @@ class Run:
             self._thought = speech.thought_tokens()
             if speech != PLAIN_SPEECH:
                 self._reader = with_calls(speech.reading())
-            self._stream = self._service.engine.submit(self._make(chat, prompt, joint))
+            self._stream = self._service.submit(self._make(chat, prompt, joint))
 
     def cancel(self) -> None:
         """Stop where it is; what was said by then stays, as does its branch."""

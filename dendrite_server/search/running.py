@@ -35,6 +35,12 @@ class Running:
         self.status = "in_progress"
         self.error: Body | None = None
         self._task: asyncio.Task[None] | None = None
+        self._is_driven = False
+
+    @property
+    def is_running(self) -> bool:
+        """Whether somebody drives it on, waiting for it or not."""
+        return self._is_driven or (self._task is not None and not self._task.done())
 
     @property
     def result(self) -> Result | None:
@@ -42,16 +48,20 @@ class Running:
 
     async def run(self) -> None:
         """To the end. Raises what ended it early; being cancelled frees everything."""
+        self._is_driven = True
         try:
             result = await self.search.run()
         except BaseException as error:
             self._fail(error)
             raise
+        finally:
+            self._is_driven = False
         self.status = "cancelled" if result.reason == "cancelled" else "completed"
 
     async def events(self) -> AsyncIterator[Event]:
         """As `run`, telling what happens. To be closed by whoever leaves early."""
         events = aiter(self.search)
+        self._is_driven = True
         try:
             async for event in events:
                 yield event
@@ -59,6 +69,7 @@ class Running:
             self._fail(error)
             raise
         finally:
+            self._is_driven = False
             await events.aclose()  # type: ignore[attr-defined]
         assert self.result is not None
         self.status = "cancelled" if self.result.reason == "cancelled" else "completed"
@@ -171,6 +182,16 @@ class Searches:
         ended = [one for one in self._by_id.values() if one.status != "in_progress"]
         for old in ended[: max(0, len(self._by_id) - MAX_KEPT)]:
             del self._by_id[old.id]
+
+    async def ended(self, timeout: float) -> bool:
+        """Wait until none is running; whether that was so in time (seconds)."""
+        try:
+            async with asyncio.timeout(timeout):
+                while any(running.is_running for running in self._by_id.values()):
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            return False
+        return True
 
     def find(self, id: str) -> Running:
         """Raises `NotFound`."""

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.client import HTTPResponse
 from pathlib import Path
@@ -359,6 +360,52 @@ def test_a_process_that_still_loads_ends_when_told(
             assert loading.wait(20) == 128 + by
         assert loading.stderr is not None
         assert loading.stderr.read() == ""
+
+
+PLAN = {"method": {"type": "mcts"}, "budget": {"nodes": 150, "depth": 4}, "seed": 1}
+PLAN |= {"generator": {"max_tokens": 24, "ignore_eos": True}}
+SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
+    "whole": ("/v1/search", {"prompt": "a", **PLAN}),
+    "stream": ("/v1/search", {"prompt": "a", **PLAN, "stream": True}),
+    "background": ("/v1/search", {"prompt": "a", **PLAN, "background": True}),
+    "chat": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "search": PLAN}),
+}
+
+
+@pytest.mark.parametrize("how", SEARCHES)
+def test_sigterm_lets_a_running_search_finish(checkpoint: Path, how: str) -> None:
+    """A search asks the engine again and again; what it asks after the signal is no new request."""
+    path, body = SEARCHES[how]
+    with process(checkpoint) as served, ThreadPoolExecutor() as pool:
+        asked = pool.submit(httpx.post, served.url + path, json=body, timeout=60)
+        while httpx.get(f"{served.url}/health").json()["branches"] < 10:
+            time.sleep(0.01)
+        served.child.send_signal(signal.SIGTERM)
+        while (health := httpx.get(f"{served.url}/health")).status_code == 200:
+            time.sleep(0.01)
+        assert health.json()["branches"] < 150, "it was over before the signal"
+        new = {"search": {"prompt": "b", **PLAN}, "completions": {"prompt": "b"}, "responses": {"input": "b"}}
+        for name, asks in new.items():
+            refused = httpx.post(f"{served.url}/v1/{name}", json=asks)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "server_shutting_down")
+        answer = asked.result()
+        assert answer.status_code == 200
+        assert '"error":{' not in answer.text
+        if how == "background":
+            assert nodes_at_the_end(served, answer.json()["id"]) > 130
+        assert served.child.wait(20) == 0
+
+
+def nodes_at_the_end(served: Process, search: str) -> int:
+    """How many thoughts a search had when it was last heard of."""
+    count = 0
+    while True:
+        try:
+            told = httpx.get(f"{served.url}/v1/search/{search}").json()
+        except httpx.TransportError:
+            return count
+        assert told["status"] in ("in_progress", "completed")
+        count = max(count, len(told["tree"]))
 
 
 def test_somebody_who_watches_does_not_hold_up_the_end(checkpoint: Path) -> None:
