@@ -22,9 +22,8 @@ from dendrite_core.engine.assemble import Parts, assemble
 from dendrite_core.engine.completion import Completion, collect
 from dendrite_core.engine.keeping.journal import Entries, Journal, Saved
 from dendrite_core.engine.keeping.restore import compile_constraints, entries, restore
-from dendrite_core.engine.loop import Command
 from dendrite_core.engine.messages import BranchInfo, EngineStats, Request
-from dendrite_core.engine.stream import Stream
+from dendrite_core.engine.stream import Command, Stream
 from dendrite_core.engine.watching.watch import News, Watch
 from dendrite_core.errors import EngineClosed, QueueFull, RequestError
 from dendrite_core.params import SamplingParams

@@ -14,9 +14,8 @@ import logging
 import queue
 import secrets
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -29,7 +28,7 @@ from dendrite_core.engine.measures.engine import Counters, engine_stats
 from dendrite_core.engine.measures.requests import RequestMeasures
 from dendrite_core.engine.messages import EngineStats, Progress, TokenLogprob
 from dendrite_core.engine.output import nothing_left
-from dendrite_core.engine.stream import Outbox, Stream
+from dendrite_core.engine.stream import Command, Outbox, Stream
 from dendrite_core.errors import (
     BranchNotFound,
     ContextLengthExceeded,
@@ -44,15 +43,6 @@ from dendrite_core.sampling.sampler import Drawn, Sampled, Sampler
 from dendrite_core.text.grammar import GrammarCompiler
 
 log = logging.getLogger("dendrite.engine")
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """A verb of the loop or the book, or a function; its result or error goes into `future`."""
-
-    verb: str | Callable[..., Any]
-    arguments: tuple[Any, ...]
-    future: Future[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +166,7 @@ class EngineLoop:
             elif isinstance(item, Stream):
                 self._guarded(item, self._start)
             else:
-                self._obey(item)
+                item.run(self, self.book)
 
     def _start(self, stream: Stream) -> None:
         self._arrivals += 1
@@ -184,23 +174,6 @@ class EngineLoop:
         job = self.book.open(stream, self._arrivals, secrets.randbits(63) if seed is None else seed)
         self.jobs[stream] = job
         self.scheduler.add(job.prompt)
-
-    def _obey(self, command: Command) -> None:
-        verb: Any = command.verb
-        if not callable(verb):
-            verb = getattr(self, verb, None) or getattr(self.book, verb)
-        # Also for a caller who has left: what was to be released is released, only nobody hears of it.
-        is_awaited = command.future.set_running_or_notify_cancel()
-        try:
-            result = verb(*command.arguments)
-        except Exception as error:
-            if not isinstance(error, DendriteError):
-                log.exception("command %s failed", command.verb)
-            if is_awaited:
-                command.future.set_exception(error)
-        else:
-            if is_awaited:
-                command.future.set_result(result)
 
     def _run(self, step: Step, before: Drawn | None = None) -> Flight | None:
         """Have a step computed and its tokens drawn; those of the step before may still be on the device."""

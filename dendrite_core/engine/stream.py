@@ -1,22 +1,28 @@
-"""`Stream`: the caller's end of one request, to be read from a thread or from an asyncio loop.
+"""What passes between callers and the engine's thread: a `Stream` for each request, a `Command` for all else.
 
-The engine hands over all news of a step at once, with one hop per event loop; a reader that falls
-`MAX_BACKLOG` messages behind is aborted rather than buffered without bound.
+A stream is read from a thread or from an asyncio loop. The engine hands over all news of a step at once, with
+one hop per event loop; a reader that falls `MAX_BACKLOG` messages behind is aborted rather than buffered
+without bound.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
 
 from dendrite_core.engine.messages import Progress, Request, Started
-from dendrite_core.errors import SequenceFailed
+from dendrite_core.errors import DendriteError, SequenceFailed
 from dendrite_core.text.grammar import Grammar
+
+log = logging.getLogger("dendrite.engine")
 
 MAX_BACKLOG = 16384
 
@@ -124,6 +130,37 @@ class Stream:
             while not self._messages:
                 self._ready.wait()
             return self._messages.popleft()
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A verb, or a function; its result or error goes into `future`."""
+
+    verb: str | Callable[..., Any]
+    arguments: tuple[Any, ...]
+    future: Future[Any]
+
+    def run(self, *owners: object) -> None:
+        """Do it, in the engine's thread; a verb is a method of the first owner that has it."""
+        # Also for a caller who has left: what was to be released is released, only nobody hears of it.
+        is_awaited = self.future.set_running_or_notify_cancel()
+        try:
+            result = self._action(owners)(*self.arguments)
+        except Exception as error:
+            if not isinstance(error, DendriteError):
+                log.exception("command %s failed", self.verb)
+            if is_awaited:
+                self.future.set_exception(error)
+        else:
+            if is_awaited:
+                self.future.set_result(result)
+
+    def _action(self, owners: tuple[object, ...]) -> Callable[..., Any]:
+        if callable(self.verb):
+            return self.verb
+        owner = next((owner for owner in owners if hasattr(owner, self.verb)), owners[-1])
+        action: Callable[..., Any] = getattr(owner, self.verb)
+        return action
 
 
 class Outbox:

@@ -15,9 +15,9 @@ from typing import Any
 from dendrite_core.cache.invariants import check
 from dendrite_core.config import EngineConfig
 from dendrite_core.engine.assemble import assemble
-from dendrite_core.engine.loop import Command, EngineLoop
+from dendrite_core.engine.loop import EngineLoop
 from dendrite_core.engine.messages import Progress, Request, Started
-from dendrite_core.engine.stream import Stream
+from dendrite_core.engine.stream import Command, Stream
 from dendrite_core.errors import DendriteError
 from dendrite_core.params import GrammarSpec, SamplingParams
 
