@@ -126,6 +126,12 @@ class TreeAttention:
         stored = None if slots[-1] >= 0 else sum(slot >= 0 for slot in slots)
         self.step = Step(loaded, batch.positions, self.store.places(batch.slots), stored)
 
+    def grow(self, plan: DevicePlan, page_at: Tensor, page: Tensor, grown: Tensor) -> None:
+        """Tell a plan the last page of every row, and by how much rows grew since it was made."""
+        count = len(page)
+        block = 1 << (count - 1).bit_length()
+        self.tree.grow[(1,)](plan.pages, plan.counts, page_at, page, grown, count, block, num_warps=4)
+
     def work_of(self, batch: Batch, spare: int) -> Any:
         """The work list of a small step; one of decoding rows will be used again while they grow."""
         return plan(batch, self.tiles(len(batch.token_ids)), spare)
@@ -193,7 +199,7 @@ class TreeAttention:
         """Partial results joined at once and warps; on a grid always the same, as it changes rounding."""
         if self.grid is not None:
             return 16, 2
-        return (4, 1) if most <= 4 else (16, 2) if most <= 32 else (32, 4)
+        return (4, 1) if most <= 4 else (16, 2)
 
     def _pointers(self, layer: int, q: Tensor, out: Tensor) -> tuple[Any, ...]:
         assert self.step is not None

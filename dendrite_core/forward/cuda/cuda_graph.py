@@ -38,8 +38,8 @@ _STAGES = 4
 # One step is in flight when the next is planned, and both may have plans of their own.
 _PLANS = 2
 
-_Key = tuple[int, bool, bool, int, bool]
-"""Tokens; whether the plan has narrow items, wide ones; how many slots a query has at most; any at all."""
+_Key = tuple[int, bool, bool, bool, bool]
+"""Tokens; whether the plan has narrow items, wide ones; many slots for a query; any at all."""
 
 
 _Recorded = Callable[[], Tensor]
@@ -150,8 +150,8 @@ class CudaRunner(Runner):
         for bucket in reversed(self.inputs):
             tiles = self.tree.tiles(bucket)
             if tiles.wide and bucket > tiles.per_tile(tiles.narrow):
-                yield from product([bucket], [True], [64, 16, 1])
-            yield from product([bucket], [False], [64, 16, 1, 0])
+                yield from product([bucket], [True], [16, 1])
+            yield from product([bucket], [False], [16, 1, 0])
 
     def _eager(self, batch: Batch, tokens: Tensor | None) -> Tensor:
         forward = ForwardBatch.build(batch, self.device)
@@ -184,8 +184,7 @@ class CudaRunner(Runner):
 
     def _key(self, bucket: int) -> _Key:
         plan = self.static
-        many = (plan.most_slots > 4) + (plan.most_slots > 32)
-        return (bucket, plan.has_narrow, plan.has_wide, many, plan.merges)
+        return (bucket, plan.has_narrow, plan.has_wide, plan.most_slots > 4, plan.merges)
 
     def _capture(self, inputs: _Inputs, *, first: bool) -> _Recorded:
         """Record the step. The `first` of its kind also runs, which has its kernels compiled and loaded; that
@@ -216,8 +215,7 @@ class CudaRunner(Runner):
         return replay
 
     def _step(self, inputs: _Inputs) -> Tensor:
-        self.static.pages.index_copy_(0, inputs.page_at.long(), inputs.page)
-        self.static.counts[2:3].copy_(inputs.grown[:1])
+        self.tree.grow(self.static, inputs.page_at, inputs.page, inputs.grown)
         self.tree.step = Step(self.static, inputs.positions, inputs.places)
         hidden = self.decoder(inputs.tokens, inputs.positions, self.tree)
         return self.decoder.logits(hidden)

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from triton.compiler import CompilationError
 
-__all__ = ["CompilationError", "attend", "merge"]
+__all__ = ["CompilationError", "attend", "grow", "merge"]
 
 # A finite stand-in for minus infinity: the difference of two of them is a number.
 NOTHING = tl.constexpr(-1.0e30)
@@ -175,6 +175,15 @@ def attend(
                 scale, window, HEADS, GROUP, D, BLOCK_D, PAGE, STRIDE, GUARD,
                 NARROW, NARROW_TOKENS, NARROW_STAGES, False, WINDOWED, PRECISION, PDL,
             )  # fmt: skip
+
+
+@triton.jit
+def grow(pages, counts, page_at, page, grown, COUNT: tl.constexpr, BLOCK: tl.constexpr):
+    """pages[page_at] = page, and how many tokens rows grew since the plan."""
+    row = tl.arange(0, BLOCK)
+    place = tl.load(page_at + row, mask=row < COUNT, other=0)
+    tl.store(pages + place, tl.load(page + row, mask=row < COUNT, other=0), mask=row < COUNT)
+    tl.store(counts + 2, tl.load(grown))
 
 
 @triton.jit

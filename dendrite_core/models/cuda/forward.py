@@ -132,7 +132,7 @@ class CudaForward:
         """Attend one row; norm, product, rotation and storing are one launch where heads have no norm."""
         assert layer.attention_norm is not None
         weight, config = _weight(layer.qkv), self.config
-        rows, step, warps = vector_tile(config.hidden_size, gated=False)
+        rows, step, warps = vector_tile(config.hidden_size, normed=True)
         if layer.head_norm is not None or config.head_dim % rows:
             qkv = self._vector(x, weight, norm=layer.attention_norm)
             return self._attend(attend, index, qkv, positions, layer.head_norm)
@@ -183,7 +183,7 @@ class CudaForward:
         matrix, bias = weight.matrix, weight.bias
         width, inner = matrix.shape[0] // (2 if gated else 1), matrix.shape[1]
         out = x.new_empty(1, width)
-        rows, step, warps = vector_tile(inner, gated)
+        rows, step, warps = vector_tile(inner, norm is not None)
         self.kernels.vector_product[(self.cdiv(width, rows),)](
             x, matrix, _or(bias, x), _or(residual, x), _or(norm, x), out, width, self.config.norm_eps,
             inner, rows, step, norm is not None, gated, bias is not None, residual is not None, self.pdl,
@@ -242,11 +242,10 @@ def few_product(x: Tensor, weight: Weight, *, gated: bool = False, tile: FewTile
     return out
 
 
-def vector_tile(inner: int, gated: bool) -> tuple[int, int, int]:
-    """Rows of the weight, columns at a time and warps of one program of `vector_product`, as measured."""
-    step = min(inner & -inner, 512)
-    rows = 4096 // step
-    return (rows // 4 if gated else rows), step, 4
+def vector_tile(inner: int, normed: bool) -> tuple[int, int, int]:
+    """Rows of the weight, columns at a time and warps of a program for one row, as measured in a step."""
+    step = min(inner & -inner, 256 if normed else 512)
+    return 2048 // step, step, 4
 
 
 def _weight(kernel: Kernel) -> Weight:
