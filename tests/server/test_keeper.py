@@ -196,6 +196,8 @@ def test_an_engine_that_ends_first_does_not_hold_the_keeper_up(checkpoint: Path,
     with Engine.from_pretrained(str(checkpoint), num_pages=64) as engine:
         keeper = Keeper(engine, str(tmp_path / "kept.sqlite"))
         engine.generate([1, 2, 3], SamplingParams(max_tokens=2))
+        keeper.written().result(10)
+    keeper.written().result(10)
     keeper.close()
 
 
@@ -214,6 +216,7 @@ def test_trees_that_a_full_disk_did_not_take_are_written_once_there_is_room(
         engine.release(gone.started.prompt_branch_id).result()
         while not keeper._is_failing:
             time.sleep(0.01)
+        keeper.written().result(10)  # No answer waits for a disk that takes nothing.
         fill(keeper._disk, 1000)
         keeper.close()
     with Engine.from_pretrained(str(checkpoint), num_pages=512) as engine:
