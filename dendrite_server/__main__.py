@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import resource
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -28,6 +30,7 @@ log = logging.getLogger("dendrite.server")
 
 # Seconds that readers get for what is written to them already, once nothing is generated any more.
 LAST_READS = 10
+_MAX_FILES = 65_536
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -43,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = server_config(arguments)
         refuse_if_taken(config.host, config.port)
+        allow_many_callers()
         with held(config.store_path), Engine(engine_config(arguments)) as engine:
             # What was loaded lives as long as the process; the collector need not walk it at every turn.
             gc.collect()
@@ -65,6 +69,15 @@ def refuse_if_taken(host: str, port: int) -> None:
         # asyncio's text begins with the address as Python writes it.
         reason = str(error.strerror).rpartition(": ")[2]
         raise RequestError(f"{host}:{port}: {reason} (--host and --port)", param="port") from error
+
+
+def allow_many_callers() -> None:
+    """Each holds a file, of which a process has 1024 by default, and more where it asks for them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
+    # A system that allows less than it says still serves as many as it does now.
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 async def _bind(host: str, port: int) -> None:

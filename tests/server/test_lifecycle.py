@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -15,7 +16,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
@@ -306,6 +307,21 @@ def test_every_line_of_the_log_says_when_and_who(checkpoint: Path) -> None:
     assert any("Invalid HTTP request" in line for line in lines)
     form = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (INFO|WARNING) [\w.]+: .+")
     assert [line for line in lines if not form.fullmatch(line)] == []
+
+
+def test_more_callers_than_a_process_may_have_files_by_default(checkpoint: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+    try:
+        with process(checkpoint) as served:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            port = int(served.url.rpartition(":")[2])
+            with ExitStack() as callers:
+                for _ in range(160):
+                    callers.enter_context(socket.create_connection(("127.0.0.1", port)))
+                assert httpx.get(f"{served.url}/health", timeout=10).status_code == 200
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_sigterm_lets_running_requests_finish_and_takes_no_new_ones(checkpoint: Path) -> None:
