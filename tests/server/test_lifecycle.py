@@ -378,7 +378,7 @@ def test_a_process_that_still_loads_ends_when_told(
         assert loading.stderr.read() == ""
 
 
-PLAN = {"method": {"type": "mcts"}, "budget": {"nodes": 150, "depth": 4}, "seed": 1}
+PLAN = {"method": {"type": "mcts"}, "budget": {"nodes": 500, "depth": 8}, "seed": 1}
 PLAN |= {"generator": {"max_tokens": 24, "ignore_eos": True}}
 SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "whole": ("/v1/search", {"prompt": "a", **PLAN}),
@@ -399,7 +399,7 @@ def test_sigterm_lets_a_running_search_finish(checkpoint: Path, how: str) -> Non
         served.child.send_signal(signal.SIGTERM)
         while (health := httpx.get(f"{served.url}/health")).status_code == 200:
             time.sleep(0.01)
-        assert health.json()["branches"] < 150, "it was over before the signal"
+        assert health.json()["branches"] < 300, "it was over before the signal"
         new = {"search": {"prompt": "b", **PLAN}, "completions": {"prompt": "b"}, "responses": {"input": "b"}}
         for name, asks in new.items():
             refused = httpx.post(f"{served.url}/v1/{name}", json=asks)
@@ -408,7 +408,7 @@ def test_sigterm_lets_a_running_search_finish(checkpoint: Path, how: str) -> Non
         assert answer.status_code == 200
         assert '"error":{' not in answer.text
         if how == "background":
-            assert nodes_at_the_end(served, answer.json()["id"]) > 130
+            assert nodes_at_the_end(served, answer.json()["id"]) > 400
         assert served.child.wait(20) == 0
 
 
