@@ -37,8 +37,8 @@ _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 class TreeAttention:
     """The CPU backend.
 
-    `copy_bytes` bounds the copies of shared pages that are scattered, and those of tails; beyond it they are
-    made in every step.
+    `copy_bytes` bounds the copies of shared pages that are scattered, twice as much those of tails; beyond it
+    they are made in every step.
     """
 
     def __init__(
@@ -49,9 +49,10 @@ class TreeAttention:
         self.costs = costs or Costs(
             node=max(32, 384 * 256 // width), waste=1 << 13, cells=(1 << 24) // shape.heads
         )
-        self._budget = max(1 << 26, store.data.nbytes // 2) if copy_bytes is None else copy_bytes
+        budget = max(1 << 26, store.data.nbytes // 4) if copy_bytes is None else copy_bytes
         self._writes = Writes(store)
-        self._copies = CopyCache(store, self._writes, self._budget)
+        self._copies = CopyCache(store, self._writes, budget)
+        self._tail_bytes = 2 * budget
         self._seen: Seen | None = None
         self._windows: tuple[int | None, ...] = ()
         self._tails: dict[int | None, Tails] = {}
@@ -122,7 +123,7 @@ class TreeAttention:
 
     def _tails_of(self, window: int | None) -> Tails:
         layers = [layer for layer, of_layer in enumerate(self._windows) if of_layer == window]
-        return Tails(self.store, self._writes, layers, self._budget * len(layers) // len(self._windows))
+        return Tails(self.store, self._writes, layers, self._tail_bytes * len(layers) // len(self._windows))
 
     def _rows_together(self, decode: DecodeRows, window: int | None) -> JointRows | SingleRun:
         if len(decode.rows) == 1 and (single := self._single_run(decode, window)):
