@@ -5,6 +5,7 @@ From the outside in: a request id and an answer for every error, CORS, the key.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import logging
@@ -44,6 +45,7 @@ from dendrite_server.service import Service
 from dendrite_server.transport import ClientGone
 from dendrite_server.trees import endpoints as trees
 
+log = logging.getLogger("dendrite.server")
 access = logging.getLogger("dendrite.access")
 
 # Anyone may ask whether the server lives, and open the page, which asks for the key itself.
@@ -122,6 +124,10 @@ class Envelope:
             await self._app(scope, receive, send_with_id)
         except (ClientGone, ClientDisconnect):
             return
+        except asyncio.CancelledError:
+            if not scope["app"].state.service.is_ending:
+                raise
+            log.warning("%s: the client did not take the rest in time", scope["dendrite.request_id"])
         except Exception as error:
             report(error, scope["dendrite.request_id"])
             if not status:

@@ -37,7 +37,10 @@ _MAX_WARNED = 1000
 
 
 class Service:
-    """One engine being served. `draining` is set once the process has been asked to stop."""
+    """One engine being served.
+
+    `draining` is set once the process has been asked to stop, `is_ending` when nothing runs any more.
+    """
 
     def __init__(self, engine: Engine, config: ServerConfig) -> None:
         self.engine = engine
@@ -57,7 +60,7 @@ class Service:
         )
         self.feed = Feed(engine)
         self.keeper = Keeper(engine, config.store_path) if config.store_path else None
-        self.draining = self._ending = False
+        self.draining = self.is_ending = False
         # Of HTTP, by status; one that may come is there from the start, so that a rate sees the first.
         self.answers = Counter(dict.fromkeys((200, *(row.status for row in TABLE)), 0))
         # The event loop itself keeps no task alive.
@@ -81,7 +84,7 @@ class Service:
 
     def keep(self) -> None:
         """Write down what there is of trees, if they are kept: the last time before all connections go."""
-        self._ending = True
+        self.is_ending = True
         if self.keeper is not None:
             self.keeper.close()
 
@@ -122,7 +125,7 @@ class Service:
         Where it is the server that left, its client comes back for them.
         """
         stream.abort()
-        if not self._ending:
+        if not self.is_ending:
             self._later(self._free_all(stream))
 
     def free(self, branch_ids: Iterable[str]) -> None:

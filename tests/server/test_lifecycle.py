@@ -489,6 +489,30 @@ def test_what_the_end_cuts_off_is_told_so_and_kept_to_the_last_token(
     assert {branch["finish_reason"] for branch in kept.values()} == {"abort"}
 
 
+def test_who_has_stopped_reading_does_not_hold_up_the_end(checkpoint: Path, tmp_path: Path) -> None:
+    options = ["--store-path", str(tmp_path / "kept.sqlite")]
+    with process(checkpoint, *options) as served, socket.socket() as stuck:
+        stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stuck.connect(("127.0.0.1", int(served.url.rpartition(":")[2])))
+        content = json.dumps({**LONG, "n": 48, "stream": True, "logprobs": 20}).encode()
+        head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(content)}\r\n\r\n"
+        stuck.sendall(head.encode() + content)
+        while httpx.get(f"{served.url}/health").json()["running"] < 48:
+            time.sleep(0.01)
+        tree = httpx.get(f"{served.url}/v1/trees").json()["data"][0]["id"]
+        time.sleep(0.5)
+        for _ in range(2):
+            served.child.send_signal(signal.SIGTERM)
+            time.sleep(0.1)
+        assert served.child.wait(10) == 0
+        logged = served.child.communicate()[1]
+    assert "did not take the rest" in logged
+    assert "Traceback" not in logged
+    with process(checkpoint, *options) as served:
+        branches = httpx.get(f"{served.url}/v1/trees/{tree}").json()["branches"]
+    assert [branch["own_tokens"] > 0 for branch in branches if branch["kind"] == "completion"] == [True] * 48
+
+
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dendrite_server", "--model", str(tmp_path / "none")]
     offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
