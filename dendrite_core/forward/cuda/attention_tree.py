@@ -27,7 +27,6 @@ from dendrite_core.models.cuda.card import card_of
 log = logging.getLogger("dendrite.forward")
 
 _HEADS_AT_ONCE = 8
-_FEW_QUERIES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,8 +257,8 @@ class TreeAttention:
         begin in. Some are bound by how much of an item is in flight, many by how many items are.
         """
         if not self.half:
-            return 4, None, 264 if queries <= _FEW_QUERIES else 396
-        return (2, 128, 264) if queries <= _FEW_QUERIES else (3, 168, 396) if queries <= 16 else (2, 128, 528)
+            return 4, None, 396
+        return (3, 168, 396) if 8 < queries <= 16 else (2, 128, 528)
 
     def _plain(
         self,

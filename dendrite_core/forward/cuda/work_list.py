@@ -40,10 +40,11 @@ class Tiles:
     """What the planner has to know of the kernels.
 
     narrow, wide: rows of a tile; wide may be 0. tokens, wide_tokens: K/V tokens they step by. programs: how
-    many run at once, narrow and wide. longest: tokens of a narrow item. worth_wide: when narrow tiles would
-    read fewer tokens than this for what many share, wide ones do not earn their launch. grid: cut KV at
-    multiples of this many tokens and nowhere else, so that a row's result does not depend on its
-    neighbours; None cuts where nodes end and as the load asks.
+    many run at once, narrow and wide. longest: when programs get more tokens than this, it is counted how
+    items fall into rounds. worth_wide: when narrow tiles would read fewer tokens than this for what many
+    share, wide ones do not earn their launch. grid: cut KV at multiples of this many tokens and nowhere
+    else, so that a row's result does not depend on its neighbours; None cuts where nodes end and as the load
+    asks.
     """
 
     group: int
@@ -215,19 +216,24 @@ def _chunk(length: Longs, blocks: Longs, tiles: Tiles, rows: int) -> Longs:
     if tiles.grid is not None:
         return np.full(len(length), tiles.grid, np.int64)
     load = int((length * blocks).sum()) * tiles.kv_heads
-    if rows != tiles.wide:
-        share = min(max(-(-load // tiles.programs), tiles.tokens), tiles.longest)
-        return _even(length, -(-length // share), tiles.tokens)
+    wide = rows == tiles.wide
+    programs, step = (tiles.wide_programs, tiles.wide_tokens) if wide else (tiles.programs, tiles.tokens)
+    if not wide and load <= programs * tiles.longest:
+        # Half of the programs are enough for what two steps are.
+        share = max(-(-load // programs), min(-(-2 * load // programs), 2 * step), step)
+        return _even(length, -(-length // share), step)
     # Few large items: how they fall into rounds matters more than their size.
     best, cuts = float("inf"), np.ones_like(length)
-    shares = (max(int(load / (tiles.wide_programs * rounds)), 4 * tiles.tokens) for rounds in _ROUNDS)
+    shares = (max(int(load / (programs * rounds)), 4 * tiles.tokens) for rounds in _ROUNDS)
     for share in dict.fromkeys(shares):
         tried = np.maximum((length + share // 8) // share, 1)
-        chunk = _even(length, tried, tiles.wide_tokens)
-        cost = _longest_program(chunk, blocks * tried * tiles.kv_heads, tiles)
+        chunk = _even(length, tried, step)
+        price, items = chunk + _ITEM_COST * tiles.tokens, blocks * tried * tiles.kv_heads
+        # Wide items are bound by their multiprocessor, narrow ones by memory: half of them are as fast.
+        cost = _rounds(price, items, programs, programs if wide else programs // 2)
         if cost < best * 0.97:
             best, cuts = cost, tried
-    return _even(length, cuts, tiles.wide_tokens)
+    return _even(length, cuts, step)
 
 
 def _even(length: Longs, cuts: Longs, step: int) -> Longs:
@@ -236,11 +242,12 @@ def _even(length: Longs, cuts: Longs, step: int) -> Longs:
     return tokens
 
 
-def _longest_program(chunk: Longs, items: Longs, tiles: Tiles) -> float:
-    """Tokens that the busiest program reads when items are dealt out in turn, the largest first."""
-    order = np.argsort(-chunk)
-    dealt = np.repeat(chunk[order] + _ITEM_COST * tiles.tokens, items[order])
-    return float(dealt[:: tiles.wide_programs].sum())
+def _rounds(price: Longs, items: Longs, programs: int, least: int) -> float:
+    """How long items take, dealt out in turn, the dearest first; fewer than `least` at once are no faster."""
+    order = np.argsort(-price)
+    dealt = np.repeat(price[order], items[order])
+    at_once = np.minimum(len(dealt) - np.arange(0, len(dealt), programs), programs)
+    return float((dealt[::programs] * np.maximum(at_once, least)).sum()) / programs
 
 
 def _connect(items: Longs, tokens: int) -> tuple[Longs, Longs]:
