@@ -1,13 +1,13 @@
 """How the decode rows of a batch are cut up for attention, as plain ints.
 
 A *node* is KV that one matrix product reads for several rows (or a long run of one row); what no node
-covers is a row's *tail*, held side by side with the other tails in a padded copy that grows with the rows.
+covers is a row's *tail*, held side by side with all other tails in a padded copy that grows with the rows.
 A *block* is a range of rows computed together: nodes nest like the tree, so every row has a fixed column
 range for each of its nodes, and siblings use the same columns.
 
-    columns of a block:   | node of rows 0-3        | tails, right-aligned ->|
-                          |            | node 0-1   |        [tail of row 0] |
-                          |            | node 2-3 | |    [tail of row 3 ...] |
+    columns of a block:   | node of rows 0-3        | tails, left-aligned  ->|
+                          |            | node 0-1   | [tail of row 0]        |
+                          |            | node 2-3 | | [tail of row 3 ...]    |
 """
 
 from __future__ import annotations
