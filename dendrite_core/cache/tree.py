@@ -9,6 +9,7 @@ and `Branch.append`, and `stop` at the end. Between steps, any branch may be for
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 from dendrite_core.cache.branch import Branch, Namespace, Records
 from dendrite_core.cache.page_table import PageTable
@@ -404,7 +405,5 @@ class TreeCache:
         )
 
     def _count_shared(self) -> int:
-        pages = self.tree.shared_pages()
-        for branch in self.branches.values():
-            pages.update(filter(self.pending_copies.is_shared, branch.tail))
-        return len(pages)
+        tails = set(chain.from_iterable(branch.tail for branch in self.branches.values()))
+        return len(self.tree.shared_pages().union(filter(self.pending_copies.is_shared, tails)))
