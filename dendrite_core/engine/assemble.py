@@ -13,10 +13,11 @@ import torch
 
 from dendrite_core.batching.scheduler import Scheduler
 from dendrite_core.cache.tree import TreeCache
-from dendrite_core.config import EngineConfig, Facts, ResolvedConfig, batch_tokens, resolve
+from dendrite_core.config import EngineConfig, Facts, ResolvedConfig, resolve
 from dendrite_core.engine.branches import BranchBook
 from dendrite_core.engine.loop import EngineLoop
 from dendrite_core.engine.measures.memory import Limits, free_for_pages
+from dendrite_core.engine.starting.ahead import compiling_ahead
 from dendrite_core.errors import ModelLoadError, RequestError
 from dendrite_core.forward.kv_store import bytes_per_page, most_pages
 from dendrite_core.forward.runner import build_runner
@@ -46,9 +47,17 @@ def assemble(asked: EngineConfig) -> Parts:
         torch.set_num_threads(asked.threads)
     device = asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = _dtype(asked.dtype, device)
-    with _fitting(asked.model, "take a smaller model or dtype"):
+    with (
+        compiling_ahead(asked, dtype, device) as ahead,
+        _fitting(asked.model, "take a smaller model or dtype"),
+    ):
         model = load_model(
-            asked.model, dtype, device, max_length=asked.max_model_len, measured=not asked.deterministic
+            asked.model,
+            dtype,
+            device,
+            max_length=asked.max_model_len,
+            measured=not asked.deterministic,
+            before_weights=ahead,
         )
     sampler = _sampler(model.config.vocab_size, device)
     with _fitting("the largest step", "lower max_batch_tokens (--max-num-batched-tokens)"):
@@ -109,12 +118,7 @@ def _facts(
     shape = model.config
     free = None
     if device != "cpu":
-        limits = Limits(
-            page_size=asked.page_size,
-            max_rows=asked.max_rows,
-            max_tokens=batch_tokens(asked, device),
-            max_length=asked.max_model_len or shape.max_position,
-        )
+        limits = Limits.of(asked, device, shape.max_position)
         free = free_for_pages(model, sampler, limits, asked.gpu_memory_utilization)
     return Facts(
         device=device,

@@ -53,14 +53,17 @@ def load_model(
     *,
     max_length: int | None = None,
     measured: bool = True,
+    before_weights: Callable[[NativeConfig], None] = lambda config: None,
 ) -> LoadedModel:
     """Load a folder, a hub id, or `shape:<name>` (random weights). `max_length` bounds the positions.
 
     `measured` picks the linear kernels that are fastest here and now, which may be others the next time.
+    `before_weights` is told a native model's config as soon as it is known.
     """
     device = torch.device(device)
     if str(name).startswith(_SHAPE_PREFIX):
         config = named_shape(str(name).removeprefix(_SHAPE_PREFIX))
+        before_weights(config)
         drawn = RandomWeights(config, dtype, device)
         decoder = Decoder(config, drawn, dtype=dtype, device=device, max_length=max_length, measured=measured)
         return LoadedModel(config, decoder, _described(decoder, "random weights"), None)
@@ -69,6 +72,7 @@ def load_model(
         config = read_config(folder)
     except NotNative as reason:
         return _through_transformers(folder, dtype, device, str(reason))
+    before_weights(config)
     checkpoint = open_checkpoint(folder)
     checkpoint.check(config)
     config = checkpoint.settled(config)

@@ -7,6 +7,7 @@ the weights of the norms before products are folded into the products, and one o
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -108,18 +109,27 @@ class _Reader:
         self, prefix: str, names: tuple[str, ...], biased: bool, norm: Tensor | None = None
     ) -> Weight:
         """The named linears on top of each other, a norm before them folded in."""
-        matrix = torch.cat([self._part(prefix, name, "weight") for name in names])
+        matrix = self._stacked([self._part(prefix, name, "weight") for name in names])
         if norm is not None and self.folds:
             matrix *= norm * math.sqrt(self.config.hidden_size)
-        bias = torch.cat([self._part(prefix, name, "bias") for name in names]) if biased else None
+        bias = self._stacked([self._part(prefix, name, "bias") for name in names]) if biased else None
         return Weight(matrix, bias)
 
+    def _stacked(self, parts: Sequence[Tensor]) -> Tensor:
+        """Copied straight to where they belong: nothing of a model's size is there twice."""
+        rows = [len(part) for part in parts]
+        whole = torch.empty(sum(rows), *parts[0].shape[1:], dtype=self.dtype, device=self.device)
+        for place, part in zip(torch.split_with_sizes(whole, rows), parts, strict=True):
+            place.copy_(part)
+        return whole
+
     def _part(self, prefix: str, name: str, kind: str) -> Tensor:
-        """One linear's weight or bias; rows of query and key heads come in rope's order."""
-        found = self.tensor(f"{prefix}{name}.{kind}")
+        """One linear's weight or bias as it is stored; rows of query and key heads come in rope's order."""
+        found = self.weights.read(f"{prefix}{name}.{kind}")
         if name not in _TURNED:
             return found
-        return found.view(-1, self.config.head_dim, *found.shape[1:])[:, self.order].flatten(0, 1)
+        by_head = found.to(self.device).view(-1, self.config.head_dim, *found.shape[1:])
+        return by_head.index_select(1, self.order).flatten(0, 1)
 
     def _head_norm(self, prefix: str) -> Tensor:
         """Norm weights of query and key heads `[heads + kv_heads, d]`; times sqrt(d) where norms fold."""

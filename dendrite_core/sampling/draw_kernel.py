@@ -11,6 +11,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+# Columns of one upload lie where the number of draws puts them, which is no reason to compile again: a row
+# reads few numbers of each.
+_ANYWHERE = ["inverse_temperatures", "highest", "best", "sums", "cuts", "floors", "greatest", "numbers"]
+
 
 @triton.jit
 def copy_rows(logits, stride, rows, out, WIDTH, BLOCK: tl.constexpr):
@@ -22,7 +26,7 @@ def copy_rows(logits, stride, rows, out, WIDTH, BLOCK: tl.constexpr):
     tl.store(out + draw * WIDTH + at, value, mask=at < WIDTH)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["COUNT"])
 def add_at(logits, places, values, COUNT, BLOCK: tl.constexpr):
     """logit_bias and bans: add a number, or minus infinity, at single places of the logits `[D, V]`."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -31,7 +35,7 @@ def add_at(logits, places, values, COUNT, BLOCK: tl.constexpr):
     tl.atomic_add(logits + place, tl.load(values + at, mask=valid, other=0.0), mask=valid)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["COUNT"], do_not_specialize_on_alignment=["histories", "owners"])
 def tally(histories, owners, counts, COUNT, WIDTH, BLOCK: tl.constexpr):
     """Count tokens `[N]` of owners `[N]`; rows 2r and 2r + 1 of counts are of a draw's output and prompt."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -41,7 +45,7 @@ def tally(histories, owners, counts, COUNT, WIDTH, BLOCK: tl.constexpr):
     tl.atomic_add(counts + owner * WIDTH + token, 1, mask=valid)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["frequencies", "presences"])
 def penalise(
     logits, draws, counts, repetitions, frequencies, presences, WIDTH, BLOCK: tl.constexpr
 ):  # fmt: skip
@@ -79,7 +83,7 @@ def forbid(logits, bits, words, mask_rows, WIDTH, BLOCK: tl.constexpr):
     tl.store(logits + draw * WIDTH + at, nothing, mask=forbidden & (at < WIDTH))
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=_ANYWHERE)
 def block_sums(
     logits, stride, inverse_temperatures, highest, best, sums, cuts, floors, greatest, WIDTH, BLOCKS,
     BLOCK: tl.constexpr, CUT: tl.constexpr,
@@ -154,7 +158,7 @@ def least_kept(
     return high
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=[*_ANYWHERE, "top_k", "top_p"])
 def find_cuts(
     logits, stride, inverse_temperatures, top_k, top_p, highest, sums, cuts, greatest, BLOCKS,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, MOST: tl.constexpr,
@@ -188,7 +192,7 @@ def find_cuts(
     tl.store(greatest + index, most)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=[*_ANYWHERE, "tokens"])
 def choose(
     logits, stride, inverse_temperatures, numbers, highest, best, sums, cuts, floors, tokens, WIDTH, BLOCKS,
     BLOCK: tl.constexpr, MOST: tl.constexpr, CUT: tl.constexpr,

@@ -18,12 +18,15 @@ def upload(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> T
     """Numbers as a tensor on the device; copied in the order of what is queued there."""
     if device.type == "cpu":
         return torch.tensor(values, dtype=dtype)
-    return torch.tensor(values, dtype=dtype, pin_memory=True).to(device, non_blocking=True)
+    pinned = device.type == "cuda"
+    return torch.tensor(values, dtype=dtype, pin_memory=pinned).to(device, non_blocking=True)
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor on the device, likewise; itself where it is there already."""
-    return tensor if tensor.device.type == device.type else tensor.pin_memory().to(device, non_blocking=True)
+    if tensor.device.type == device.type:
+        return tensor
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 class Download:

@@ -16,6 +16,7 @@ import torch
 from dendrite_core.batching.batch import Batch, Draw, Score
 from dendrite_core.batching.scheduler import SCORED_AT_ONCE
 from dendrite_core.cache.page_table import spans
+from dendrite_core.config import EngineConfig, batch_tokens
 from dendrite_core.forward.runner import build_runner, bytes_per_page
 from dendrite_core.models.loading import LoadedModel
 from dendrite_core.params import SamplingParams
@@ -37,6 +38,16 @@ class Limits:
     max_rows: int
     max_tokens: int
     max_length: int
+
+    @classmethod
+    def of(cls, asked: EngineConfig, device: str, longest: int) -> Limits:
+        """Those of a model of at most `longest` positions."""
+        return cls(
+            page_size=asked.page_size,
+            max_rows=asked.max_rows,
+            max_tokens=batch_tokens(asked, device),
+            max_length=asked.max_model_len or longest,
+        )
 
 
 def free_for_pages(model: LoadedModel, sampler: Sampler, limits: Limits, utilization: float) -> int:

@@ -190,7 +190,10 @@ class CudaRunner(Runner):
         """Record the step. The `first` of its kind also runs, which has its kernels compiled and loaded; that
         writes the same K and V to the same places as the replay.
         """
-        if self.device.type == "cpu":
+        if self.device.type == "meta":
+            # Nothing is computed without memory, but what is launched can be seen.
+            self._step(inputs)
+        if self.device.type != "cuda":
             # Where Triton's interpreter stands in for a device the step is run as it is.
             return partial(self._step, inputs)
         graph = torch.cuda.CUDAGraph()

@@ -132,7 +132,7 @@ def _tile(
     tl.store(partial_lse + part, lse, mask=joins)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["positions"])
 def attend(
     counts, items, wide_items, query_slots, pages, positions,
     q, q_stride, keys, values, head_stride, out, out_stride, partial, partial_lse,

@@ -26,13 +26,16 @@ class Card:
 
 @cache
 def card_of(device: torch.device) -> Card:
-    """The card; a CPU, where Triton's interpreter runs the kernels, has no limit."""
+    """The card; a CPU, where Triton's interpreter runs the kernels, has no limit.
+
+    For tensors without memory, of which only the launches count, it is the one they would be launched on.
+    """
     if device.type == "cpu":
         return Card(early=False, wgmma=False, shared=2**31)
     # Triton is there only where CUDA is.
     from triton.runtime import driver
 
-    index = torch.cuda.current_device() if device.index is None else device.index
-    major, _ = torch.cuda.get_device_capability(index)
+    index = driver.active.get_current_device() if device.index is None else device.index
+    major = driver.active.get_current_target().arch // 10
     properties = driver.active.utils.get_device_properties(index)
     return Card(early=major >= 9, wgmma=major == 9, shared=int(properties["max_shared_mem"]))

@@ -153,7 +153,7 @@ class CudaForward:
         assert weight is not None
         rows, width = x.shape
         parts = 0 if added is None else added.shape[0] if added.dim() == 3 else 1
-        out = torch.empty_like(x)
+        out = x.new_empty(rows, width)
         block = 1 << (width - 1).bit_length()
         self.kernels.rms_norm[(rows,)](
             x, x if added is None else added, weight, out, self.config.norm_eps,

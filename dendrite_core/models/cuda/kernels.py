@@ -34,7 +34,7 @@ def _fetch(w, first, width, rows: tl.constexpr, columns: tl.constexpr, stride: t
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def product(
     x, x_stride, w, bias, out, rows, width,
     K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -46,6 +46,7 @@ def product(
     With one split `[rows, width]`; with more each sums its part of K, and out is float32
     `[SPLITS, rows, width]`, for the next kernel to add up. GATED reads `[2 * width, K]` and gives
     silu(first half) * second half. The weight is the left operand, because tensor cores want many rows there.
+    How many rows there are changes nothing in the code, and is no reason to compile it again.
     """
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     m = tl.arange(0, BLOCK_M)
@@ -216,7 +217,7 @@ def silu_mul(gate_up, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.con
     tl.store(out + row * WIDTH + at, value.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["positions", "places"])
 def rotate_and_store(
     qkv, queries, positions, places, rotations, head_norm, keys, head_stride, eps,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_H: tl.constexpr,

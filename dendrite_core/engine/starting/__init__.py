@@ -1,0 +1,1 @@
+"""What a start does beside loading the weights."""
