@@ -151,3 +151,19 @@ def test_tokens_on_the_device_stand_in_for_those_of_the_batch() -> None:
     batch.token_ids, batch.unread = [0, known[1], 0], [(0, 1), (2, 0)]
     found = both.runner.run(batch, torch.tensor([known[2], known[0]], dtype=torch.int32))
     assert torch.equal(found, want)
+
+
+def test_graphs_captured_between_steps_leave_nothing_behind() -> None:
+    both, forest = Both(), Forest(PAGE, PAGES, scattered=True)
+    both.runner.prepare()
+    assert {key[0] for key in both.runner.graphs} == {1, 2, 4, 8, 256}
+    both.check(forest.step({forest.open(): 100}))
+    for _ in range(7):
+        forest.fork(forest.rows[0])
+    for _ in range(5):
+        both.check(forest.step(dict.fromkeys(forest.rows, 1)))
+        assert both.runner.prepare_more()
+    while both.runner.prepare_more():
+        pass
+    both.check(forest.step(dict.fromkeys(forest.rows, 1)))
+    assert {key[0] for key in both.runner.graphs} == set(both.runner.inputs)

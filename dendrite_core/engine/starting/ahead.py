@@ -118,6 +118,8 @@ def launch_all(config: NativeConfig, asked: EngineConfig, dtype: torch.dtype) ->
         max_rows=asked.max_rows,
     )
     runner.prepare()
+    while runner.prepare_more():
+        pass
     logits, sampler = runner.run(batch), CudaSampler(config.vocab_size, _NOWHERE)
     sampler.tokens(logits, batch.draws)
     for params in (SamplingParams(), SamplingParams(allowed_token_ids=(0,))):

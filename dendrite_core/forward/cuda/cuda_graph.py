@@ -33,6 +33,8 @@ log = logging.getLogger("dendrite.engine")
 
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 _SHORT_PROMPT = 256
+# Graphs of more tokens are captured when there is no work for the first time.
+_AT_START = 8
 _SPARE_PAGES = 16
 _STAGES = 4
 # One step is in flight when the next is planned, and both may have plans of their own.
@@ -107,6 +109,8 @@ class CudaRunner(Runner):
         if self.device.type == "cuda":
             self.pool = torch.cuda.graph_pool_handle()
             self.capturing = torch.cuda.Stream(store.device)
+        self._left: list[tuple[int, bool, int]] = []
+        self._ran: set[object] = set()
         self.plans = 0
         self._planned = -1
         self._length = 0
@@ -127,23 +131,45 @@ class CudaRunner(Runner):
 
     @torch.inference_mode()
     def prepare(self, *, largest: bool = False) -> None:
-        """Capture the graphs that decoding asks for, or only the `largest` one, whose memory all share."""
-        started, plan = time.perf_counter(), self.static
-        compiled: set[object] = set()
-        for bucket, wide, slots in self._expected():
-            plan.has_narrow, plan.has_wide, plan.most_slots, plan.merges = True, wide, slots, slots > 0
-            inputs = self.inputs[bucket]
-            inputs.places.fill_(-1)
-            # Kernels differ by the number of tokens and by the kind of plan, not by their combination.
-            kinds = {bucket, (wide, slots)}
-            self.graphs[self._key(bucket)] = self._capture(inputs, first=not kinds <= compiled)
-            compiled |= kinds
-            if largest:
-                return
-        seconds = time.perf_counter() - started
+        """Capture the largest graph, whose memory all share, and unless that is all, those of few tokens.
+
+        The others are left for `prepare_more`; what is asked for before is captured then.
+        """
+        started = time.perf_counter()
+        first, *others = self._expected()
+        self._prepare(*first)
+        if largest:
+            return
+        self._left = [kind for kind in others if kind[0] > _AT_START]
+        for kind in others:
+            if kind[0] <= _AT_START:
+                self._prepare(*kind)
         log.info(
-            "captured %d graphs of up to %d tokens in %.1f s", len(self.graphs), max(self.inputs), seconds
-        )
+            "captured %d graphs of up to %d tokens in %.1f s, and %d when there is no work",
+            len(self.graphs), max(self.inputs), time.perf_counter() - started, len(self._left),
+        )  # fmt: skip
+
+    @torch.inference_mode()
+    def prepare_more(self) -> bool:
+        """Capture one graph more, of the fewest tokens; between two of them requests are heard."""
+        if not self._left:
+            return False
+        # Taken off the list before, so that one that fails is not tried for ever.
+        self._prepare(*self._left.pop())
+        return True
+
+    def _prepare(self, bucket: int, wide: bool, slots: int) -> None:
+        plan, inputs = self.static, self.inputs[bucket]
+        plan.has_narrow, plan.has_wide, plan.most_slots, plan.merges = True, wide, slots, slots > 0
+        inputs.places.fill_(-1)
+        # Items of the last plan may be of more tokens than there are here. The next step makes its own.
+        plan.counts.zero_()
+        self._planned = -1
+        # Kernels differ by the number of tokens and by the kind of plan, not by their combination.
+        kinds, key = {bucket, (wide, slots)}, self._key(bucket)
+        if key not in self.graphs:
+            self.graphs[key] = self._capture(inputs, first=not kinds <= self._ran)
+        self._ran |= kinds
 
     def _expected(self) -> Iterator[tuple[int, bool, int]]:
         """(bucket, whether there are wide items, slots of a query), largest first."""
