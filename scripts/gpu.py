@@ -37,6 +37,7 @@ TESTS = (
     "tests/engine/test_endurance.py",
     "tests/engine/test_deterministic.py",
     "tests/gpu/test_decode_gpu.py",
+    "tests/gpu/test_start_gpu.py",
     "tests/gpu/test_engine_gpu.py",
     "tests/gpu/test_flashinfer_gpu.py",
     "tests/sampling/test_sampler_cuda.py",

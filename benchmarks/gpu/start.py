@@ -19,15 +19,22 @@ from benchmarks.record import emit
 _CHILD = """
 import sys, time
 started = time.perf_counter()
-import json
+import json, logging
 import torch
 from dendrite_core import Engine, SamplingParams
 imported = time.perf_counter()
+said = []
+class Note(logging.Handler):
+    def emit(self, record):
+        said.append(f"{time.perf_counter() - imported:6.2f} s  {record.getMessage()}")
+logging.getLogger("dendrite").addHandler(Note())
+logging.getLogger("dendrite").setLevel("INFO")
 engine = Engine.from_pretrained(sys.argv[1])
 ready = time.perf_counter()
 engine.generate([5] * 64, SamplingParams(max_tokens=1, ignore_eos=True))
 done = time.perf_counter()
-print(json.dumps({"import": imported - started, "engine": ready - imported, "first token": done - ready}))
+seconds = {"import": imported - started, "engine": ready - imported, "first token": done - ready}
+print(json.dumps({"seconds": seconds, "said": said}))
 engine.close()
 """
 
@@ -54,6 +61,8 @@ def _start(model: str, kernels: str, which: str) -> dict[str, Any]:
         text=True,
         check=True,
     )
-    seconds = json.loads(done.stdout.splitlines()[-1])
+    told = json.loads(done.stdout.splitlines()[-1])
+    seconds = told["seconds"]
+    print(f"{which}, since the imports:", *told["said"], sep="\n")
     ready = seconds["import"] + seconds["engine"]
     return {"start": which, "ready s": ready, **seconds, "process s": time.perf_counter() - started}

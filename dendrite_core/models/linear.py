@@ -61,6 +61,9 @@ class Plain:
         self.weight = weight
 
     def __call__(self, x: Tensor) -> Tensor:
+        if x.is_meta:
+            # torch imports computer algebra to find this shape.
+            return x.new_empty(len(x), len(self.weight.matrix))
         return F.linear(x, self.weight.matrix, self.weight.bias)
 
 

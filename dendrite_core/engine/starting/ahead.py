@@ -46,17 +46,18 @@ def compiling_ahead(
     threads: list[threading.Thread] = []
 
     def begin(config: NativeConfig) -> None:
-        if device == "cpu":
-            return
-        threads.append(threading.Thread(target=_compile, args=(config, asked, dtype), daemon=True))
-        if asked.attention_backend != "tree":
-            threads.append(threading.Thread(target=_import_flashinfer, daemon=True))
-        for thread in threads:
-            thread.start()
+        if device != "cpu":
+            threads.append(threading.Thread(target=_compile, args=(config, asked, dtype), daemon=True))
+            threads[-1].start()
 
+    started = time.perf_counter()
     yield begin
+    read = time.perf_counter()
     for thread in threads:
         thread.join()
+    if threads:
+        waited = time.perf_counter() - read
+        log.info("read the weights in %.1f s, then waited %.1f s for kernels", read - started, waited)
 
 
 def _compile(config: NativeConfig, asked: EngineConfig, dtype: torch.dtype) -> None:
@@ -64,19 +65,27 @@ def _compile(config: NativeConfig, asked: EngineConfig, dtype: torch.dtype) -> N
     try:
         with foreseen() as variants:
             launch_all(config, asked, dtype)
-        if compile_apart(variants):
-            seconds = time.perf_counter() - started
-            log.info("compiled %d kernels beside the weights in %.1f s", len(variants), seconds)
+        if not variants:
+            return
+        seen = time.perf_counter() - started
+        # Not before: the imports of one thread hold up those of another.
+        importing = threading.Thread(target=_import_flashinfer, args=(asked,), daemon=True)
+        importing.start()
+        compiled = compile_apart(variants)
         bring(variants)
+        importing.join()
+        seconds = time.perf_counter() - started
+        how = "compiled" if compiled else "found"
+        log.info("%s %d kernels in %.1f s, seen ahead in %.1f s", how, len(variants), seconds, seen)
     except Exception as error:
         # Triton's hooks and its way to compile differ from version to version; a start needs none of them.
         log.warning("kernels are compiled when they are first launched: %r", error)
 
 
-def _import_flashinfer() -> None:
-    """What `forward.cuda.choice` will ask takes a second to import."""
-    with suppress(Exception):
-        if find_spec("flashinfer") is not None:
+def _import_flashinfer(asked: EngineConfig) -> None:
+    """What `forward.cuda.choice` will ask takes a second to import; what it lacks is said there."""
+    if asked.attention_backend != "tree" and find_spec("flashinfer") is not None:
+        with suppress(Exception):
             import_module("flashinfer.jit")
 
 

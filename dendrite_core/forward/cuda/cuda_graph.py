@@ -144,10 +144,9 @@ class CudaRunner(Runner):
         for kind in others:
             if kind[0] <= _AT_START:
                 self._prepare(*kind)
-        log.info(
-            "captured %d graphs of up to %d tokens in %.1f s, and %d when there is no work",
-            len(self.graphs), max(self.inputs), time.perf_counter() - started, len(self._left),
-        )  # fmt: skip
+        if self.device.type == "cuda":
+            seconds, left = time.perf_counter() - started, len(self._left)
+            log.info("captured %d graphs in %.1f s, %d follow without work", len(self.graphs), seconds, left)
 
     @torch.inference_mode()
     def prepare_more(self) -> bool:

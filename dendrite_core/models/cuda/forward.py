@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dendrite_core.models.config import NativeConfig
@@ -86,13 +85,14 @@ class CudaForward:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """`[R, vocab]` in the activations' type: who reads them computes in float32."""
-        weight = _weight(self.parts.head(hidden.shape[0]))
+        head = self.parts.head(hidden.shape[0])
+        weight = _weight(head)
         if hidden.shape[0] == 1:
             return self._vector(hidden, weight)
         if hidden.shape[0] <= _FEW_ROWS:
             found = few_product(hidden, weight)
             return found if found.dim() == 2 else found.sum(0).to(hidden.dtype)
-        return F.linear(hidden, weight.matrix, weight.bias)
+        return head(hidden)
 
     def _one(self, x: Tensor, positions: Tensor, attend: FusedAttend) -> Tensor:
         for index, layer in enumerate(self.parts.layers(1)):
