@@ -78,7 +78,8 @@ def steps(config: NativeConfig, seed: int) -> None:
     for rows in (1, 3, 40, 41, 70, 300):
         while len(forest.rows) < rows:
             forest.fork(root)
-        news = [{root: rng.randint(400, 1200)}] if rows == 1 else []
+        # So long that some tens of rows are worth a wide tile.
+        news = [{root: rng.randint(2200, 2600)}] if rows == 1 else []
         news += [dict.fromkeys(forest.rows, 1), {root: rng.randint(2, 30)}]
         news += [dict.fromkeys(forest.rows[:2], 90)]
         for new in news:

@@ -131,5 +131,6 @@ def launch_all(config: NativeConfig, asked: EngineConfig, dtype: torch.dtype) ->
         pass
     logits, sampler = runner.run(batch), CudaSampler(config.vocab_size, _NOWHERE)
     sampler.tokens(logits, batch.draws)
-    for params in (SamplingParams(), SamplingParams(allowed_token_ids=(0,))):
+    # One that leaves the logits as they are has them in the model's type, the others in float32.
+    for params in (SamplingParams(), SamplingParams(top_p=0.9), SamplingParams(allowed_token_ids=(0,))):
         sampler.tokens(logits[:1], [Draw(0, params, 0, 0, 0)])

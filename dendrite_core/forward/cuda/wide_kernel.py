@@ -277,7 +277,7 @@ def _attend(
             gl.store(partial + part[:, None] + dim[None, :], result, mask=(valid & (slot_of >= 0))[:, None])
 
 
-@gluon.jit(do_not_specialize_on_alignment=["positions"])
+@gluon.jit(do_not_specialize_on_alignment=["positions", "places"])
 def attend_wide(
     counts, items, query_slots, pages, positions, store, places,
     q, q_stride, out, out_stride, partial, partial_lse, scale,

@@ -142,7 +142,7 @@ def vector_product(
     tl.store(out + n, total.to(out.dtype.element_ty), mask=in_n)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["positions", "places"])
 def vector_qkv(
     x, w, bias, norm, queries, positions, places, rotations, keys, head_stride, width, eps,
     K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BIASED: tl.constexpr,
