@@ -11,39 +11,94 @@ from typing import Any
 
 import pytest
 
+import dendrite_core
 from tests.interpreted.test_graph_runner import FAMILIES
 
+_READ = """
+import runpy, sys
+program = runpy.run_path(sys.argv[1])
+for path in sys.argv[2:]:
+    program["_module"](program["Variant"](path, path, "", ""))
+print(sorted({"torch", "dendrite_core"} & set(sys.modules)))
+"""
 
-def ran(tmp_path: Path, *arguments: str) -> Any:
-    """What a program of its own says as JSON; it has Triton's compiler, and an empty cache."""
+
+def run(cache: Path, *command: str) -> str:
+    """What a Python program of its own says; it has Triton's compiler."""
     done = subprocess.run(
-        [sys.executable, "-m", *arguments],
-        env={**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)},
+        [sys.executable, *command],
+        env={**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(cache)},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return done.stdout
+
+
+def ran(cache: Path, *arguments: str) -> Any:
+    return json.loads(run(cache, "-m", "tests.interpreted.launches", *arguments))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_steps_and_draws_launch_was_seen_ahead(family: str, tmp_path: Path) -> None:
     """Prompts, forks, few and many rows: nothing is left to be compiled when a request waits for it."""
-    said = ran(tmp_path, "tests.interpreted.launches", "steps", family)
+    said = ran(tmp_path, "steps", family)
     assert said["missed"] == []
     assert {"product", "vector_product", "attend", "merge", "choose"} <= said["launched"].keys()
 
 
 def test_kernels_compile_in_processes_of_their_own(tmp_path: Path) -> None:
     """Each is then found in the cache on disk, under the very key that this process looks for."""
-    said = ran(tmp_path, "tests.interpreted.launches", "apart")
+    said = ran(tmp_path, "apart")
     assert said["compiled"] is True
     assert said["found"] == said["variants"]
-    assert set(said["found"]) == {"choose", "rms_norm"}
+    assert set(said["found"]) == {"attend_wide", "choose", "rms_norm"}
     assert said["left"] is True, "a launch finds them without looking at the disk again"
 
 
-def test_what_does_not_compile_is_left_for_its_first_launch(tmp_path: Path) -> None:
-    said = ran(tmp_path, "tests.interpreted.launches", "broken")
-    assert "some kernels will be compiled when they are first used" in said["log"]
-    assert said["again"] is True, "nothing says that all is compiled"
+def test_such_a_process_imports_neither_torch_nor_dendrite(tmp_path: Path) -> None:
+    """Which would take it longer than compiling what it is given."""
+    core = Path(dendrite_core.__file__).parent
+    compiling, *kernels = [
+        str(core / file)
+        for file in (
+            "models/cuda/compiling.py",
+            "models/cuda/kernels.py",
+            "forward/cuda/tree_kernels.py",
+            "forward/cuda/wide_kernel.py",
+            "sampling/draw_kernel.py",
+        )
+    ]
+    assert run(tmp_path, "-P", "-c", _READ, compiling, *kernels).strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("file", "why"),
+    [
+        ("import nowhere", "No module named 'nowhere'"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "exit status -9"),
+        ("import time; time.sleep(600)", "not done in time"),
+        ("import sys, time; sys.stderr.write('x' * 1_000_000); kernel = None", "has no attribute 'preload'"),
+    ],
+    ids=["fails", "dies", "hangs", "talks"],
+)
+def test_what_a_process_does_not_compile_is_left_for_its_first_launch(
+    file: str, why: str, tmp_path: Path
+) -> None:
+    """In bounded time, and nothing then says that all is compiled."""
+    kernel = tmp_path / "kernel.py"
+    kernel.write_text(file)
+    said = ran(tmp_path / "cache", "broken", str(kernel))
+    assert "1 kernels, or what launches them, are left for their first launch" in said["log"]
+    assert why in said["log"]
+    assert said["there"] == ["silu_mul"]
+    assert said["all"] is False
+    assert said["seconds"] < 40
+
+
+def test_where_the_cache_cannot_be_written_kernels_are_compiled_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    said = ran(tmp_path / "file" / "cache", "unwritable")
+    assert "as Triton's cache cannot be written" in said["log"]
+    assert said["there"] is True
+    assert not Path(said["folder"]).exists(), "it is gone with its process"

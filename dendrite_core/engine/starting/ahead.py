@@ -23,7 +23,13 @@ from dendrite_core.config import EngineConfig
 from dendrite_core.engine.measures.memory import Limits, largest_step
 from dendrite_core.forward.runner import build_runner
 from dendrite_core.models.config import NativeConfig
-from dendrite_core.models.cuda.compiling import bring, compile_apart, foreseen
+from dendrite_core.models.cuda.compiling import (
+    bring,
+    compile_apart,
+    compiled_before,
+    foreseen,
+    keep_writable,
+)
 from dendrite_core.models.decoder import Decoder
 from dendrite_core.models.loading import LoadedModel
 from dendrite_core.models.weights import expected_shapes
@@ -32,6 +38,8 @@ from dendrite_core.sampling.sampler_cuda import CudaSampler
 
 log = logging.getLogger("dendrite.engine")
 
+# Seconds after the weights; a little more than the processes that compile are given.
+_PATIENCE = 150
 _NOWHERE = torch.device("meta")
 
 
@@ -54,15 +62,18 @@ def compiling_ahead(
     yield begin
     read = time.perf_counter()
     for thread in threads:
-        thread.join()
-    if threads:
+        thread.join(_PATIENCE)
         waited = time.perf_counter() - read
+        if thread.is_alive():
+            log.warning("kernels are compiled when they are first launched: not done after %.0f s", waited)
+            return
         log.info("read the weights in %.1f s, then waited %.1f s for kernels", read - started, waited)
 
 
 def _compile(config: NativeConfig, asked: EngineConfig, dtype: torch.dtype) -> None:
     started = time.perf_counter()
     try:
+        keep_writable()
         with foreseen() as variants:
             launch_all(config, asked, dtype)
         if not variants:
@@ -71,12 +82,12 @@ def _compile(config: NativeConfig, asked: EngineConfig, dtype: torch.dtype) -> N
         # Not before: the imports of one thread hold up those of another.
         importing = threading.Thread(target=_import_flashinfer, args=(asked,), daemon=True)
         importing.start()
-        compiled = compile_apart(variants)
-        bring(variants)
+        found = compiled_before(variants)
+        there = variants if found else compile_apart(variants)
+        bring(there)
         importing.join()
-        seconds = time.perf_counter() - started
-        how = "compiled" if compiled else "found"
-        log.info("%s %d kernels in %.1f s, seen ahead in %.1f s", how, len(variants), seconds, seen)
+        seconds, how = time.perf_counter() - started, "found" if found else "compiled"
+        log.info("%s %d kernels in %.1f s, seen ahead in %.1f s", how, len(there), seconds, seen)
     except Exception as error:
         # Triton's hooks and its way to compile differ from version to version; a start needs none of them.
         log.warning("kernels are compiled when they are first launched: %r", error)

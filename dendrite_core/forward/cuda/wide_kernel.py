@@ -14,7 +14,8 @@ each waits for the rings, multiplies the scores of step j and the values of step
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import Any
+
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
@@ -48,8 +49,11 @@ def takes(head_dim: int, page_size: int) -> bool:
     return head_dim in (64, 128) and page_size % 8 == 0 and 64 % page_size == 0
 
 
-def described(layer: Tensor, page_size: int) -> TensorDescriptor:
-    """K and V of one layer `[2 * kv_heads, places, d]` as the copy engine sees them, page by page."""
+def described(layer: Any, page_size: int) -> TensorDescriptor:
+    """K and V of one layer `[2 * kv_heads, places, d]` as the copy engine sees them, page by page.
+
+    A Tensor: it has no name here, as this file is also compiled by processes that do not import torch.
+    """
     heads, places, width = layer.shape
     block = [page_size, SLICE.value]
     # Of the type only its size matters.

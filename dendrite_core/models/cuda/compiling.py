@@ -1,34 +1,44 @@
 # mypy: disable-error-code="no-untyped-call"
 """Kernels compiled side by side, by processes of their own: Triton compiles under the interpreter's lock.
 
-    foreseen()       inside, launches of this thread launch nothing; what they would compile is listed
-    compile_apart()  compiles a list in as many processes as there are cores, into Triton's cache on disk
-    bring()          reads it from there
+    foreseen()         inside, launches of this thread launch nothing; what they would compile is listed
+    keep_writable()    sees to it that Triton has a folder to write to
+    compiled_before()  whether this machine has compiled a list before
+    compile_apart()    compiles it in as many processes as there are cores, into Triton's cache on disk
+    bring()            reads it from there
 
 This file is also the program of those processes. It runs by its path and imports Triton and the kernels'
-files alone, because torch would take longer to import than the kernels to compile.
+files alone, because torch would take longer to import than the kernels to compile. Whatever becomes of such
+a process, it ends in bounded time, and what it has not compiled is compiled at its first launch.
 """
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from shutil import rmtree
+from tempfile import TemporaryDirectory, TemporaryFile, mkdtemp
 from typing import Any, NamedTuple
 
 log = logging.getLogger("dendrite.engine")
 
 _MOST_PROCESSES = 16
-_SECONDS = 300
+# Two cores take a quarter of that for what Llama-3-8B launches.
+_SECONDS = 120
+_MARK = "dendrite-"
 
 
 class Variant(NamedTuple):
@@ -69,29 +79,63 @@ def foreseen() -> Iterator[set[Variant]]:
         JITFunction.__getitem__, knobs.runtime.jit_cache_hook = launcher, hook
 
 
-def compile_apart(variants: set[Variant]) -> bool:
-    """Compile variants in processes of their own; False if this machine has compiled all of them before.
+def keep_writable(*, unless_filled: bool = True) -> None:
+    """Move Triton's cache for as long as this process lives, if it cannot be written where it is.
 
-    Raises whatever keeps a process from being started.
+    Triton compiles nothing without. One that is filled, as an image may bring it along, is left in its place.
+    """
+    from triton import knobs
+
+    folder = Path(knobs.cache.dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            return
+    except OSError as error:
+        if unless_filled and any(folder.glob(f"{_MARK}*")):
+            return
+        moved = mkdtemp(prefix=_MARK)
+        atexit.register(rmtree, moved, ignore_errors=True)
+        log.warning("kernels are compiled at every start, as Triton's cache cannot be written: %s", error)
+        knobs.cache.dir = moved
+
+
+def compiled_before(variants: set[Variant]) -> bool:
+    """Whether all of them lie in Triton's cache."""
+    return _mark(variants).exists()
+
+
+def compile_apart(variants: set[Variant], seconds: float = _SECONDS) -> set[Variant]:
+    """Compile variants in processes of their own; those that they could, in so many seconds.
+
+    Raises what keeps a process from being started.
     """
     from triton.runtime import driver
 
+    keep_writable(unless_filled=False)
     target = driver.active.get_current_target()
-    done = _mark(variants, target)
-    if done.exists():
-        return False
     count = min(len(variants), max(1, len(os.sched_getaffinity(0)) - 1), _MOST_PROCESSES)
     # Variants of one kernel take about as long, so each process gets some of every kernel.
-    ordered = sorted(variants)
-    order = {"path": sys.path, "target": [target.backend, target.arch, target.warp_size]}
-    processes = [_started({**order, "variants": ordered[first::count]}) for first in range(count)]
-    failed = [error for process in processes if (error := _ended(process))]
-    for error in failed:
-        log.warning("some kernels will be compiled when they are first used: %s", error)
-    if not failed:
-        done.parent.mkdir(parents=True, exist_ok=True)
-        done.touch()
-    return True
+    shares = [sorted(variants)[first::count] for first in range(count)]
+    order = {"path": sys.path, "target": [target.backend, target.arch, target.warp_size], "seconds": seconds}
+    until = time.monotonic() + seconds
+    there: set[Variant] = set()
+    errors: set[str] = set()
+    with TemporaryDirectory() as folder:
+        folders = [Path(folder, str(number)) for number in range(count)]
+        processes = [
+            _started({**order, "variants": share}, at) for share, at in zip(shares, folders, strict=True)
+        ]
+        for share, process, at in zip(shares, processes, folders, strict=True):
+            done, error = _ended(process, at, until)
+            there.update(share[number] for number in done)
+            errors.update([error] if error else [])
+    if errors:
+        left, why = len(variants) - len(there), "; ".join(sorted(errors)[:3])
+        log.warning("%d kernels, or what launches them, are left for their first launch: %s", left, why)
+    else:
+        _mark(variants).touch()
+    return there
 
 
 def bring(variants: set[Variant]) -> None:
@@ -100,42 +144,45 @@ def bring(variants: set[Variant]) -> None:
         getattr(sys.modules[variant.module], variant.name).preload(variant.launch)
 
 
-def _mark(variants: set[Variant], target: object) -> Path:
+def _mark(variants: set[Variant]) -> Path:
     """The file that says that all of these lie in Triton's cache, as they are written now."""
     import triton
     from triton import knobs
+    from triton.runtime import driver
 
-    whole = hashlib.sha256(repr((triton.__version__, str(target), sorted(variants))).encode())
+    target = str(driver.active.get_current_target())
+    whole = hashlib.sha256(repr((triton.__version__, target, sorted(variants))).encode())
     for file in sorted({variant.file for variant in variants}):
         whole.update(Path(file).read_bytes())
-    return Path(knobs.cache.dir) / f"dendrite-{whole.hexdigest()}"
+    return Path(knobs.cache.dir) / f"{_MARK}{whole.hexdigest()}"
 
 
-def _started(order: Mapping[str, Any]) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-P", __file__],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin is not None
-    process.stdin.write(json.dumps(order))
-    process.stdin.close()
-    process.stdin = None
-    return process
+def _started(order: Mapping[str, Any], folder: Path) -> subprocess.Popen[bytes]:
+    """It speaks to files, because a pipe waits for who reads it, and for whoever else has its other end."""
+    folder.mkdir()
+    (folder / "order").write_text(json.dumps(order))
+    with (
+        (folder / "order").open("rb") as order_file,
+        (folder / "said").open("wb") as said,
+        (folder / "told").open("wb") as told,
+    ):
+        command = [sys.executable, "-P", __file__]
+        return subprocess.Popen(command, stdin=order_file, stdout=said, stderr=told)
 
 
-def _ended(process: subprocess.Popen[str]) -> str:
-    """The last line of what went wrong, empty if nothing did."""
+def _ended(process: subprocess.Popen[bytes], folder: Path, until: float) -> tuple[list[int], str]:
+    """Numbers of what was compiled, and the last line of what went wrong, empty if nothing did."""
+    error = ""
     try:
-        _, said = process.communicate(timeout=_SECONDS)
+        status = process.wait(max(0.0, until - time.monotonic()))
     except subprocess.TimeoutExpired:
         process.kill()
-        return f"not done after {_SECONDS} s"
-    if not process.returncode:
-        return ""
-    return (said.strip() or f"exit status {process.returncode}").splitlines()[-1]
+        status, error = process.wait(), "not done in time"
+    if status and not error:
+        lines = (folder / "told").read_text(errors="replace").strip().splitlines()
+        error = lines[-1] if lines else f"exit status {status}"
+    said = (folder / "said").read_text(errors="replace")
+    return [int(line) for line in said.splitlines() if line.isdigit()], error
 
 
 class Target:
@@ -166,16 +213,22 @@ def _module(variant: Variant) -> Any:
 
 
 def _work(order: Mapping[str, Any]) -> int:
-    """Compile the variants of an order, and the C code that launches them; how many did not compile."""
+    """Compile the variants of an order, and the C code that launches them; how many did not compile.
+
+    Says the number of each that did.
+    """
+    # Also if nobody is left to end this process.
+    signal.setitimer(signal.ITIMER_REAL, order["seconds"])
     sys.path[:] = order["path"]
     from triton.backends.nvidia.driver import CudaLauncher
     from triton.runtime import driver
 
     driver.set_active(Target(*order["target"]))
     failed = 0
-    for variant in map(Variant._make, order["variants"]):
+    for number, variant in enumerate(map(Variant._make, order["variants"])):
         try:
             compiled = getattr(_module(variant), variant.name).preload(variant.launch)
+            print(number, flush=True)
             CudaLauncher(compiled.src, compiled.metadata)
         except Exception as error:
             failed += 1
