@@ -20,7 +20,6 @@ _CHILD = """
 import sys, time
 started = time.perf_counter()
 import json, logging
-import torch
 from dendrite_core import Engine, SamplingParams
 imported = time.perf_counter()
 said = []

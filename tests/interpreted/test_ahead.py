@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,15 @@ import pytest
 
 import dendrite_core
 from tests.interpreted.test_graph_runner import FAMILIES
+
+# Not every way to bring Triton here brings the assembler it comes with.
+_TRITON = find_spec("triton")
+_ASSEMBLER = (
+    Path(_TRITON.submodule_search_locations[0], "backends/nvidia/bin/ptxas")
+    if _TRITON and _TRITON.submodule_search_locations
+    else Path("nowhere")
+)
+compiles = pytest.mark.skipif(not _ASSEMBLER.exists(), reason="this Triton has no ptxas beside it")
 
 _READ = """
 import runpy, sys
@@ -44,9 +54,15 @@ def test_what_steps_and_draws_launch_was_seen_ahead(family: str, tmp_path: Path)
     """Prompts, forks, few and many rows: nothing is left to be compiled when a request waits for it."""
     said = ran(tmp_path, "steps", family)
     assert said["missed"] == []
-    assert {"product", "vector_product", "attend", "merge", "choose"} <= said["launched"].keys()
+    launched = {"grow", "product", "vector_product", "rotate_and_store", "attend", "merge", "choose"}
+    if family != "qwen3":  # Heads with a norm are rotated by a launch of their own,
+        launched.add("vector_qkv")
+    if family != "mistral":  # and wide tiles of Hopper's kind know no window.
+        launched.add("attend_wide")
+    assert launched <= said["launched"].keys()
 
 
+@compiles
 def test_kernels_compile_in_processes_of_their_own(tmp_path: Path) -> None:
     """Each is then found in the cache on disk, under the very key that this process looks for."""
     said = ran(tmp_path, "apart")
@@ -72,6 +88,7 @@ def test_such_a_process_imports_neither_torch_nor_dendrite(tmp_path: Path) -> No
     assert run(tmp_path, "-P", "-c", _READ, compiling, *kernels).strip() == "[]"
 
 
+@compiles
 @pytest.mark.parametrize(
     ("file", "why"),
     [
@@ -96,6 +113,7 @@ def test_what_a_process_does_not_compile_is_left_for_its_first_launch(
     assert said["seconds"] < 40
 
 
+@compiles
 def test_where_the_cache_cannot_be_written_kernels_are_compiled_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     said = ran(tmp_path / "file" / "cache", "unwritable")

@@ -128,7 +128,8 @@ class TreeAttention:
     def grow(self, plan: DevicePlan, page_at: Tensor, page: Tensor, grown: Tensor) -> None:
         """Tell a plan the last page of every row, and by how much rows grew since it was made."""
         count = len(page)
-        block = 1 << (count - 1).bit_length()
+        # Fewer than there are threads are not faster, but one kernel more to compile.
+        block = max(128, 1 << (count - 1).bit_length())
         self.tree.grow[(1,)](plan.pages, plan.counts, page_at, page, grown, count, block, num_warps=4)
 
     def work_of(self, batch: Batch, spare: int) -> Any:

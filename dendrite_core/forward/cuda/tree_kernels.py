@@ -177,12 +177,12 @@ def attend(
             )  # fmt: skip
 
 
-@triton.jit
-def grow(pages, counts, page_at, page, grown, COUNT: tl.constexpr, BLOCK: tl.constexpr):
+@triton.jit(do_not_specialize=["count"], do_not_specialize_on_alignment=["page_at", "page", "grown"])
+def grow(pages, counts, page_at, page, grown, count, BLOCK: tl.constexpr):
     """pages[page_at] = page, and how many tokens rows grew since the plan."""
     row = tl.arange(0, BLOCK)
-    place = tl.load(page_at + row, mask=row < COUNT, other=0)
-    tl.store(pages + place, tl.load(page + row, mask=row < COUNT, other=0), mask=row < COUNT)
+    place = tl.load(page_at + row, mask=row < count, other=0)
+    tl.store(pages + place, tl.load(page + row, mask=row < count, other=0), mask=row < count)
     tl.store(counts + 2, tl.load(grown))
 
 
