@@ -10,6 +10,7 @@ import torch
 
 from dendrite_core import Engine, SamplingParams
 from dendrite_core.config import EngineConfig
+from dendrite_core.engine.starting import ahead as starting
 from dendrite_core.engine.starting.ahead import compiling_ahead
 from dendrite_core.models.config import named_shape
 
@@ -20,6 +21,18 @@ def test_a_start_goes_on_where_kernels_cannot_be_compiled_ahead(caplog: pytest.L
     with compiling_ahead(asked, torch.bfloat16, "cuda") as ahead:
         ahead(named_shape("llama-8m"))
     assert "kernels are compiled when they are first launched" in caplog.text
+
+
+def test_a_start_does_not_wait_for_ever(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ends = threading.Event()
+    monkeypatch.setattr(starting, "_compile", lambda *_: ends.wait(60))
+    monkeypatch.setattr(starting, "_PATIENCE", 0.05)
+    with compiling_ahead(EngineConfig(model="shape:llama-8m"), torch.bfloat16, "cuda") as ahead:
+        ahead(named_shape("llama-8m"))
+    ends.set()
+    assert "kernels are compiled when they are first launched: not done after 0 s" in caplog.text
 
 
 def test_on_a_cpu_nothing_is_compiled(caplog: pytest.LogCaptureFixture) -> None:
