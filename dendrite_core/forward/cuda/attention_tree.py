@@ -186,20 +186,23 @@ class TreeAttention:
             if plan.has_wide:
                 self._wide(layer, q, out, window)
         if plan.merges:
-            at_once, warps = self._merge_tile(plan.most_slots)
+            at_once, heads, warps = self.merge_tile(q.shape[0], plan.most_slots)
             pdl = self.card.early and not plan.has_wide
-            self.tree.merge[(q.shape[0], self.shape.heads)](
+            self.tree.merge[(q.shape[0], -(-self.shape.heads // heads))](
                 plan.slot_starts, plan.partial, plan.partial_lse, out, out.stride(0),
-                self.shape.heads, self.shape.head_dim, self.block_d, at_once, 1, pdl,
+                self.shape.heads, self.shape.head_dim, self.block_d, at_once, heads, pdl,
                 num_warps=warps, launch_pdl=pdl,
             )  # fmt: skip
         return out
 
-    def _merge_tile(self, most: int) -> tuple[int, int]:
-        """Partial results joined at once and warps; on a grid always the same, as it changes rounding."""
-        if self.grid is not None:
-            return 16, 2
-        return (4, 1) if most <= 4 else (16, 2)
+    def merge_tile(self, queries: int, most: int) -> tuple[int, int, int]:
+        """Results joined at once, heads and warps of a program, as measured; `most` are a query's results.
+
+        On a grid it is always the same, as it changes rounding.
+        """
+        if self.grid is not None or (queries <= 8 and most > 4):
+            return 16, 1, 2
+        return (4, 1, 1) if queries <= 32 else (4, 4, 1)
 
     def _pointers(self, layer: int, q: Tensor, out: Tensor) -> tuple[Any, ...]:
         assert self.step is not None

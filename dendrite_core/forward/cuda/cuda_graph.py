@@ -40,8 +40,8 @@ _STAGES = 4
 # One step is in flight when the next is planned, and both may have plans of their own.
 _PLANS = 2
 
-_Key = tuple[int, bool, bool, bool, bool]
-"""Tokens; whether the plan has narrow items, wide ones; many slots for a query; any at all."""
+_Key = tuple[int, bool, bool, tuple[int, int, int], bool]
+"""Tokens; whether the plan has narrow items, wide ones; how results are joined, and whether there are any."""
 
 
 _Recorded = Callable[[], Tensor]
@@ -165,7 +165,8 @@ class CudaRunner(Runner):
         plan.counts.zero_()
         self._planned = -1
         # Kernels differ by the number of tokens and by the kind of plan, not by their combination.
-        kinds, key = {bucket, (wide, slots)}, self._key(bucket)
+        key = self._key(bucket)
+        kinds = {bucket, key[1:]}
         if key not in self.graphs:
             self.graphs[key] = self._capture(inputs, first=not kinds <= self._ran)
         self._ran |= kinds
@@ -174,9 +175,10 @@ class CudaRunner(Runner):
         """(bucket, whether there are wide items, slots of a query), largest first."""
         for bucket in reversed(self.inputs):
             tiles = self.tree.tiles(bucket)
+            slots = {self.tree.merge_tile(bucket, many): many for many in (16, 1)}.values()
             if tiles.wide and bucket > tiles.per_tile(tiles.narrow):
-                yield from product([bucket], [True], [16, 1])
-            yield from product([bucket], [False], [16, 1, 0])
+                yield from product([bucket], [True], slots)
+            yield from product([bucket], [False], [*slots, 0])
 
     def _eager(self, batch: Batch, tokens: Tensor | None) -> Tensor:
         forward = ForwardBatch.build(batch, self.device)
@@ -209,7 +211,8 @@ class CudaRunner(Runner):
 
     def _key(self, bucket: int) -> _Key:
         plan = self.static
-        return (bucket, plan.has_narrow, plan.has_wide, plan.most_slots > 4, plan.merges)
+        tile = self.tree.merge_tile(bucket, plan.most_slots)
+        return (bucket, plan.has_narrow, plan.has_wide, tile, plan.merges)
 
     def _capture(self, inputs: _Inputs, *, first: bool) -> _Recorded:
         """Record the step. The `first` of its kind also runs, which has its kernels compiled and loaded; that
