@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import import_module
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from torch import Tensor
 from dendrite_core.batching.batch import Draw
 from dendrite_core.config import EngineConfig
 from dendrite_core.engine.measures.memory import Limits, largest_step
+from dendrite_core.forward.cuda.attention_flashinfer import nothing_compiled
 from dendrite_core.forward.runner import build_runner
 from dendrite_core.models.config import NativeConfig
 from dendrite_core.models.cuda.compiling import (
@@ -95,7 +95,9 @@ def _compile(config: NativeConfig, asked: EngineConfig, dtype: torch.dtype) -> N
 
 def _import_flashinfer(asked: EngineConfig) -> None:
     """What `forward.cuda.choice` will ask takes a second to import; what it lacks is said there."""
-    if asked.attention_backend != "tree" and find_spec("flashinfer") is not None:
+    if asked.attention_backend == "flashinfer" or (
+        asked.attention_backend == "auto" and not nothing_compiled()
+    ):
         with suppress(Exception):
             import_module("flashinfer.jit")
 

@@ -9,7 +9,9 @@ at first use (half a minute), plans on the CPU every step and is launched kernel
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,6 +40,16 @@ def unusable(shape: AttentionShape, dtype: torch.dtype) -> str | None:
     if shape.heads > _MOST_HEADS:
         return f"FlashInfer merges at most {_MOST_HEADS} heads, the model has {shape.heads}"
     return None
+
+
+def nothing_compiled() -> bool:
+    """Whether FlashInfer has no kernels at all here: seen without importing it, which takes a second."""
+    package = find_spec("flashinfer")
+    if package is None or package.origin is None or find_spec("flashinfer_jit_cache") is not None:
+        return package is None
+    base = Path(os.environ.get("FLASHINFER_WORKSPACE_BASE") or Path.home(), ".cache", "flashinfer")
+    folders = base, Path(package.origin).parent / "data" / "aot"
+    return not any(True for folder in folders for _ in folder.rglob("*.so"))
 
 
 def is_compiled(shape: AttentionShape, dtype: torch.dtype) -> bool:

@@ -18,7 +18,12 @@ from dendrite_core.batching.batch import Batch
 from dendrite_core.cache.page_table import spans
 from dendrite_core.forward.attention import AttentionShape
 from dendrite_core.forward.batch import ForwardBatch
-from dendrite_core.forward.cuda.attention_flashinfer import FlashInferAttention, is_compiled, unusable
+from dendrite_core.forward.cuda.attention_flashinfer import (
+    FlashInferAttention,
+    is_compiled,
+    nothing_compiled,
+    unusable,
+)
 from dendrite_core.forward.cuda.attention_tree import TreeAttention
 from dendrite_core.forward.kv_store import KVStore
 
@@ -55,7 +60,7 @@ def _not_ready(shape: AttentionShape, store: KVStore) -> str | None:
     if reason := unusable(shape, store.dtype):
         return reason
     try:
-        if is_compiled(shape, store.dtype):
+        if not nothing_compiled() and is_compiled(shape, store.dtype):
             return None
     except Exception as error:
         # A start that did not ask for it does not fail with it, whatever its installation lacks.
