@@ -154,8 +154,6 @@ class EngineLoop:
         """Everything in the inbox; waits for news, or a pin's end, when there is nothing to run."""
         self.book.expire_pins()
         block = not self.scheduler.has_work and self._flight is None
-        if block and self.inbox.empty() and self.runner.prepare_more():
-            return
         while True:
             try:
                 item = self.inbox.get(block=block, timeout=self.book.until_a_pin_ends() if block else None)

@@ -34,10 +34,6 @@ class Runner:
     def prepare(self, *, largest: bool = False) -> None:
         """Do at start what the first steps would otherwise wait for, or only the `largest` part of it."""
 
-    def prepare_more(self) -> bool:
-        """Do a little of what `prepare` left for moments without work; False when nothing is left."""
-        return False
-
     @torch.inference_mode()
     def run(self, batch: Batch, tokens: Tensor | None = None) -> Tensor:
         """Float32 logits `[len(batch.logits_at), vocab]`.

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
 import pytest
 import torch
 
-from dendrite_core import Engine, SamplingParams
 from dendrite_core.config import EngineConfig
 from dendrite_core.engine.starting import ahead as starting
 from dendrite_core.engine.starting.ahead import compiling_ahead
@@ -39,23 +37,3 @@ def test_on_a_cpu_nothing_is_compiled(caplog: pytest.LogCaptureFixture) -> None:
     with compiling_ahead(EngineConfig(model="shape:llama-8m"), torch.float32, "cpu") as ahead:
         ahead(named_shape("llama-8m"))
     assert not caplog.text
-
-
-def test_what_the_start_left_is_done_while_there_is_no_work(make_engine: Callable[..., Engine]) -> None:
-    """One piece at a time, also one that fails; requests come between them."""
-    engine, asked = make_engine(), SamplingParams(max_tokens=6, seed=1)
-    want = engine.generate([5, 6, 7], asked).text
-    left, done = ["c", "fails", "a"], threading.Event()
-
-    def more() -> bool:
-        if not left:
-            done.set()
-            return False
-        if left.pop() == "fails":
-            raise RuntimeError("a piece that fails")
-        return True
-
-    engine._loop.runner.prepare_more = more  # type: ignore[method-assign]
-    assert engine.generate([5, 6, 7], asked).text == want
-    assert done.wait(10)
-    assert engine.generate([5, 6, 7], asked).text == want

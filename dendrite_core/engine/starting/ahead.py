@@ -140,8 +140,6 @@ def launch_all(config: NativeConfig, asked: EngineConfig, dtype: torch.dtype) ->
         max_rows=asked.max_rows,
     )
     runner.prepare()
-    while runner.prepare_more():
-        pass
     logits, sampler = runner.run(batch), CudaSampler(config.vocab_size, _NOWHERE)
     sampler.tokens(logits, batch.draws)
     # One that leaves the logits as they are has them in the model's type, the others in float32.

@@ -33,8 +33,9 @@ log = logging.getLogger("dendrite.engine")
 
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 _SHORT_PROMPT = 256
-# Graphs of more tokens are captured when there is no work for the first time.
-_AT_START = 8
+# Graphs of more tokens are captured at their first step. Not while there is no work: what another thread asks of
+# the device meanwhile breaks a capture off.
+_AT_START = 64
 _SPARE_PAGES = 16
 _STAGES = 4
 # One step is in flight when the next is planned, and both may have plans of their own.
@@ -109,7 +110,6 @@ class CudaRunner(Runner):
         if self.device.type == "cuda":
             self.pool = torch.cuda.graph_pool_handle()
             self.capturing = torch.cuda.Stream(store.device)
-        self._left: list[tuple[int, bool, int]] = []
         self._ran: set[object] = set()
         self.plans = 0
         self._planned = -1
@@ -133,29 +133,16 @@ class CudaRunner(Runner):
     def prepare(self, *, largest: bool = False) -> None:
         """Capture the largest graph, whose memory all share, and unless that is all, those of few tokens.
 
-        The others are left for `prepare_more`; what is asked for before is captured then.
+        Without memory, where nothing is captured but what is launched can be seen, they are all of them.
         """
-        started = time.perf_counter()
+        started, seen = time.perf_counter(), self.device.type == "meta"
         first, *others = self._expected()
         self._prepare(*first)
-        if largest:
-            return
-        self._left = [kind for kind in others if kind[0] > _AT_START]
-        for kind in others:
-            if kind[0] <= _AT_START:
+        for kind in [] if largest else others:
+            if seen or kind[0] <= _AT_START:
                 self._prepare(*kind)
-        if self.device.type == "cuda":
-            seconds, left = time.perf_counter() - started, len(self._left)
-            log.info("captured %d graphs in %.1f s, %d follow without work", len(self.graphs), seconds, left)
-
-    @torch.inference_mode()
-    def prepare_more(self) -> bool:
-        """Capture one graph more, of the fewest tokens; between two of them requests are heard."""
-        if not self._left:
-            return False
-        # Taken off the list before, so that one that fails is not tried for ever.
-        self._prepare(*self._left.pop())
-        return True
+        if not largest and self.device.type == "cuda":
+            log.info("captured %d graphs in %.1f s", len(self.graphs), time.perf_counter() - started)
 
     def _prepare(self, bucket: int, wide: bool, slots: int) -> None:
         plan, inputs = self.static, self.inputs[bucket]
