@@ -33,8 +33,8 @@ log = logging.getLogger("dendrite.engine")
 
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 _SHORT_PROMPT = 256
-# Graphs of more tokens are captured at their first step. Not while there is no work: what another thread asks of
-# the device meanwhile breaks a capture off.
+# Graphs of more tokens are captured at their first step. Not while there is no work: what another thread asks
+# of the device meanwhile breaks a capture off.
 _AT_START = 64
 _SPARE_PAGES = 16
 _STAGES = 4
