@@ -31,6 +31,7 @@ NOTHING = gl.constexpr(-1.0e30)
 # What Triton 3.6 and 3.9 call by different names.
 meet = gl.thread_barrier if hasattr(gl, "thread_barrier") else gl.barrier
 bring = tma.async_load if hasattr(tma, "async_load") else tma.async_copy_global_to_shared
+REINTERPRETS = gl.constexpr(hasattr(gl.shared_memory_descriptor, "reinterpret"))
 # How many channels of a page the copy engine brings at a time: what it swizzles are 128 bytes.
 SLICE = gl.constexpr(64)
 
@@ -87,7 +88,10 @@ def _load(
     DTYPE: gl.constexpr = ring.dtype
     BLOCK: gl.constexpr = gl.NVMMASharedLayout.get_default_for([PAGE, SLICE], DTYPE)
     COPY: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [1, 1], [1, 0])
-    blocks = ring._reinterpret(DTYPE, [DEPTH * SLICES * PAGES, PAGE, SLICE], BLOCK)
+    if REINTERPRETS:
+        blocks = ring.reinterpret(DTYPE, [DEPTH * SLICES * PAGES, PAGE, SLICE], BLOCK)
+    else:
+        blocks = ring._reinterpret(DTYPE, [DEPTH * SLICES * PAGES, PAGE, SLICE], BLOCK)
     count = gl.load(counts + 1) * KV_HEADS
     grown = gl.load(counts + 2)
     nowhere = 2 * KV_HEADS * places
