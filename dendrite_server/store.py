@@ -123,7 +123,7 @@ def held(path: str | None) -> Iterator[None]:
         yield
         return
     try:
-        lock = open(f"{path}.lock", "a+")  # noqa: SIM115
+        lock = open(f"{path}.lock", "a+")  # noqa: SIM115 (closed below: errors of its body are not of opening it)
     except OSError as error:
         raise RequestError(f"store_path {path!r} cannot be used: {error}", param="store_path") from error
     with lock:

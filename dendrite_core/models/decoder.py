@@ -74,7 +74,7 @@ class Decoder:
         )
         lean = device.type == "cpu" and self.dtype is torch.float32
         self._forward = _LeanForward(config, self._parts) if lean else _Forward(config, self._parts)
-        fuses = device.type != "cpu" and expressible(config, self.dtype)
+        fuses = device.type in ("cuda", "meta") and expressible(config, self.dtype)
         self._fused = CudaForward(config, self._parts) if fuses else None
 
     @property

@@ -8,6 +8,7 @@ import torch
 from dendrite_core.batching.batch import Batch, Draw
 from dendrite_core.forward.attention import DenseAttention
 from dendrite_core.forward.batch import ForwardBatch
+from dendrite_core.forward.cuda.cuda_graph import CudaRunner
 from dendrite_core.forward.runner import build_runner
 from dendrite_core.models.loading import LoadedModel, load_model
 from dendrite_core.params import SamplingParams
@@ -22,6 +23,12 @@ def model() -> LoadedModel:
     return load_model("shape:llama-8m", torch.bfloat16, "cuda")
 
 
+def cuda_runner(model: LoadedModel, pages: int = PAGES, max_rows: int = 256) -> CudaRunner:
+    runner = build_runner(model, pages, PAGE, attention_backend="tree", max_rows=max_rows)
+    assert isinstance(runner, CudaRunner)
+    return runner
+
+
 def filled(batch: Batch, tokens: list[int] | None = None) -> Batch:
     """The batch with token ids, and the logits of each row's last token wanted."""
     batch.token_ids = tokens or [(7 * p + 3) % 4096 for p in batch.positions]
@@ -29,9 +36,9 @@ def filled(batch: Batch, tokens: list[int] | None = None) -> Batch:
     return batch
 
 
-def exact(model: LoadedModel, runner: object, batch: Batch) -> torch.Tensor:
+def exact(model: LoadedModel, runner: CudaRunner, batch: Batch) -> torch.Tensor:
     """The same step through the plain pass and dense attention, over the KV that is there."""
-    dense = DenseAttention(runner.tree.shape, runner.store)  # type: ignore[attr-defined]
+    dense = DenseAttention(runner.tree.shape, runner.store)
     forward = ForwardBatch.build(batch, DEVICE)
     dense.plan(forward)
     with torch.inference_mode():
@@ -45,7 +52,7 @@ def close(found: torch.Tensor, want: torch.Tensor) -> bool:
 
 def test_rows_grow_and_fork_under_graphs(model: LoadedModel) -> None:
     runner, forest = (
-        build_runner(model, PAGES, PAGE, attention_backend="tree"),
+        cuda_runner(model),
         Forest(PAGE, PAGES, scattered=True),
     )
     root = forest.open()
@@ -60,11 +67,11 @@ def test_rows_grow_and_fork_under_graphs(model: LoadedModel) -> None:
         if step == 30:
             forest.close(forest.rows[3])
             forest.fork(forest.rows[5])
-    assert runner.plans < 10  # type: ignore[attr-defined]
+    assert runner.plans < 10
 
 
 def test_a_fork_equals_the_same_tokens_computed_anew(model: LoadedModel) -> None:
-    runner, forest = build_runner(model, PAGES, PAGE, attention_backend="tree"), Forest(PAGE, PAGES)
+    runner, forest = cuda_runner(model), Forest(PAGE, PAGES)
     root = forest.open()
     runner.run(filled(forest.step({root: 100})))
     child = forest.fork(root)
@@ -76,7 +83,7 @@ def test_a_fork_equals_the_same_tokens_computed_anew(model: LoadedModel) -> None
 
 def test_short_prompts_beside_decoding_rows_replay_a_graph(model: LoadedModel) -> None:
     runner, forest = (
-        build_runner(model, PAGES, PAGE, attention_backend="tree"),
+        cuda_runner(model),
         Forest(PAGE, PAGES, scattered=True),
     )
     root = forest.open()
@@ -87,12 +94,12 @@ def test_short_prompts_beside_decoding_rows_replay_a_graph(model: LoadedModel) -
         found = runner.run(batch).clone()
         assert close(found, exact(model, runner, batch))
         forest.close(other)
-    assert runner.graphs  # type: ignore[attr-defined]
+    assert runner.graphs
 
 
 def test_more_rows_than_a_short_prompt_has_tokens_replay_a_graph(model: LoadedModel) -> None:
     forest = Forest(PAGE, 1000, scattered=True)
-    runner = build_runner(model, 1000, PAGE, attention_backend="tree", max_rows=400)
+    runner = cuda_runner(model, 1000, max_rows=400)
     root = forest.open()
     runner.run(filled(forest.step({root: 70})))
     for _ in range(299):
@@ -101,17 +108,17 @@ def test_more_rows_than_a_short_prompt_has_tokens_replay_a_graph(model: LoadedMo
         batch = filled(forest.step(dict.fromkeys(forest.rows, 1)))
         found = runner.run(batch).clone()
         assert close(found, exact(model, runner, batch))
-    assert {key[0] for key in runner.graphs} == {96, 384}  # type: ignore[attr-defined]
+    assert {key[0] for key in runner.graphs} == {96, 384}
 
 
 def test_graphs_captured_at_their_first_step_leave_nothing_behind(model: LoadedModel) -> None:
     """Those of the start ran over the addresses of no plan, the others over that of their step."""
     runner, forest = (
-        build_runner(model, PAGES, PAGE, attention_backend="tree"),
+        cuda_runner(model),
         Forest(PAGE, PAGES, scattered=True),
     )
     runner.prepare()
-    assert {key[0] for key in runner.graphs} == {1, 2, 4, 8, 16, 24, 32, 48, 64, 256}  # type: ignore[attr-defined]
+    assert {key[0] for key in runner.graphs} == {1, 2, 4, 8, 16, 24, 32, 48, 64, 256}
     root = forest.open()
     runner.run(filled(forest.step({root: 333})))
     for rows in (40, 66, 130):
@@ -120,17 +127,17 @@ def test_graphs_captured_at_their_first_step_leave_nothing_behind(model: LoadedM
         for _ in range(2):
             batch = filled(forest.step(dict.fromkeys(forest.rows, 1)))
             assert close(runner.run(batch).clone(), exact(model, runner, batch))
-    assert {96, 192} <= {key[0] for key in runner.graphs}  # type: ignore[attr-defined]
+    assert {96, 192} <= {key[0] for key in runner.graphs}
 
 
 def test_tokens_on_the_device_stand_in_for_those_of_the_batch(model: LoadedModel) -> None:
-    runner, forest = build_runner(model, PAGES, PAGE, attention_backend="tree"), Forest(PAGE, PAGES)
+    runner, forest = cuda_runner(model), Forest(PAGE, PAGES)
     rows = [forest.open() for _ in range(3)]
     runner.run(filled(forest.step(dict.fromkeys(rows, 40))))
     batch = filled(forest.step(dict.fromkeys(rows, 1)), [5, 6, 7])
     want = runner.run(batch).clone()
     batch.token_ids = [0, 0, 0]
-    found = runner.run(batch, torch.tensor([5, 6, 7], dtype=torch.int32, device=DEVICE))  # type: ignore[call-arg]
+    found = runner.run(batch, torch.tensor([5, 6, 7], dtype=torch.int32, device=DEVICE))
     assert torch.equal(found, want)
 
 

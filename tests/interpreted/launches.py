@@ -80,7 +80,7 @@ def steps(config: NativeConfig, seed: int) -> None:
     shape = AttentionShape(
         config.num_heads, config.num_kv_heads, config.head_dim, config.attention_scale, config.layer_windows
     )
-    model = LoadedModel(config, CudaForward(config, parts), "", None)  # type: ignore[arg-type]
+    model = LoadedModel(config, CudaForward(config, parts), "", None)  # type: ignore[arg-type] # the pass alone
     runner = CudaRunner(model, store, TreeAttention(shape, store), 512)
     sampler, forest = CudaSampler(config.vocab_size, cpu), Forest(PAGE, PAGES, seed, scattered=True)
     root = forest.open()

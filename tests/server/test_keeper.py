@@ -64,11 +64,16 @@ def answer(server: Process, **fields: object) -> openai.types.chat.ChatCompletio
     return server.client.chat.completions.create(model="tiny", **{**GREEDY, **fields})  # type: ignore[call-overload,no-any-return]
 
 
+def names(answer: openai.types.chat.ChatCompletion) -> list[str]:
+    """Of its branches, which OpenAI's types do not know."""
+    return [choice.branch_id for choice in answer.choices]  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGKILL])
 def test_a_tree_survives_the_process(start: Start, by: int) -> None:
     server = start()
     first = answer(server, messages=[{"role": "user", "content": "one two three"}], n=2)
-    named, dropped = (choice.branch_id for choice in first.choices)  # type: ignore[attr-defined]
+    named, dropped = names(first)
     parent = {"parent_id": named, "ignore_eos": True}
     expected = answer(server, messages=[{"role": "user", "content": "four"}], extra_body=parent)
     server.http.post(f"branches/{named}", json={"pinned": True, "metadata": {"score": 0.5}})
@@ -120,7 +125,7 @@ def test_what_was_answered_outlives_a_kill_right_after_it(start: Start, step: st
     """Others are being generated meanwhile, which is no reason to wait with what has ended."""
     server = start()
     first = answer(server, messages=[{"role": "user", "content": "one two three"}], n=3)
-    name, other = (choice.branch_id for choice in first.choices[:2])  # type: ignore[attr-defined]
+    name, other, _ = names(first)
     long = {"model": "tiny", "messages": [{"role": "user", "content": "four"}], "ignore_eos": True}
     with server.http.stream("POST", "chat/completions", json={**long, "n": 4, "stream": True}) as running:
         next(running.iter_lines())

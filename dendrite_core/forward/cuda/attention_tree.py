@@ -103,8 +103,8 @@ class TreeAttention:
     def tiles(self, queries: int) -> Tiles:
         """How a step of so many queries is cut."""
         narrow = max(16, 1 << (self.shape.group - 1).bit_length())
-        wide = 128 if self.half else 64
-        if self.grid is not None or narrow >= wide or not self._stages(wide, 64 if self.half else 32, 1):
+        wide, tokens = (128, 64) if self.half else (64, 32)
+        if self.grid is not None or narrow >= wide or not self._stages(wide, tokens, 1):
             wide = 0
         return Tiles(
             self.shape.group,
@@ -112,8 +112,8 @@ class TreeAttention:
             self.store.page_size,
             narrow=narrow,
             wide=wide,
-            tokens=64 if self.half else 32,
-            wide_tokens=self.wide_kernel.sizes(queries)[1] if self.wide_kernel else 64 if self.half else 32,
+            tokens=tokens,
+            wide_tokens=self.wide_kernel.sizes(queries)[1] if self.wide_kernel else tokens,
             programs=self._narrow_tile(queries)[2],
             grid=self.grid,
         )
@@ -204,18 +204,11 @@ class TreeAttention:
             return 16, 1, 2
         return (4, 1, 1) if queries <= 32 else (4, 4, 1)
 
-    def _pointers(self, layer: int, q: Tensor, out: Tensor) -> tuple[Any, ...]:
+    def _results(self, out: Tensor) -> tuple[Any, ...]:
+        """Where kernels write to, and the scale of scores that are powers of 2."""
         assert self.step is not None
-        plan, keys = self.step.plan, self.store.layers[layer]
-        return (
-            plan.query_slots, plan.pages, self.step.positions,
-            q, q.stride(0), keys, keys[self.shape.kv_heads :], keys.stride(0), out, out.stride(0),
-            plan.partial, plan.partial_lse, self._scale(),
-        )  # fmt: skip
-
-    def _scale(self) -> float:
-        """Of scores that are powers of 2."""
-        return self.shape.scale * math.log2(math.e)
+        plan, scale = self.step.plan, self.shape.scale * math.log2(math.e)
+        return out, out.stride(0), plan.partial, plan.partial_lse, scale
 
     def _pages(self) -> tuple[int, int, int]:
         """Tokens of a page, places of a page, and the places before its first token."""
@@ -230,7 +223,7 @@ class TreeAttention:
                 self.wide_kernel.attend_wide[(132,)](
                     plan.counts, plan.wide, plan.query_slots, plan.pages, self.step.positions,
                     self.described[layer], self.store.layers[layer].shape[1],
-                    q, q.stride(0), out, out.stride(0), plan.partial, plan.partial_lse, self._scale(),
+                    q, q.stride(0), *self._results(out),
                     shape.heads, shape.group, shape.head_dim, *self._pages(),
                     *self.wide_kernel.sizes(q.shape[0]), num_warps=4,
                 )  # fmt: skip
@@ -278,9 +271,10 @@ class TreeAttention:
         options: dict[str, int],
     ) -> None:
         assert self.step is not None
-        plan, shape = self.step.plan, self.shape
+        plan, shape, keys = self.step.plan, self.shape, self.store.layers[layer]
         self.tree.attend[(programs,)](
-            plan.counts, plan.narrow, plan.wide, *self._pointers(layer, q, out), window or 0,
+            plan.counts, plan.narrow, plan.wide, plan.query_slots, plan.pages, self.step.positions,
+            q, q.stride(0), keys, keys[shape.kv_heads :], keys.stride(0), *self._results(out), window or 0,
             shape.heads, shape.group, shape.head_dim, self.block_d, *self._pages(), *narrow, *wide,
             window is not None, "ieee" if not self.half else "tf32", pdl,
             num_warps=warps, launch_pdl=pdl, **options,

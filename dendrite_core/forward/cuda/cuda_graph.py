@@ -110,7 +110,6 @@ class CudaRunner(Runner):
         if self.device.type == "cuda":
             self.pool = torch.cuda.graph_pool_handle()
             self.capturing = torch.cuda.Stream(store.device)
-        self._ran: set[object] = set()
         self.plans = 0
         self._planned = -1
         self._length = 0
@@ -135,28 +134,22 @@ class CudaRunner(Runner):
 
         Without memory, where nothing is captured but what is launched can be seen, they are all of them.
         """
-        started, seen = time.perf_counter(), self.device.type == "meta"
-        first, *others = self._expected()
-        self._prepare(*first)
-        for kind in [] if largest else others:
-            if seen or kind[0] <= _AT_START:
-                self._prepare(*kind)
-        if not largest and self.device.type == "cuda":
+        started, plan, seen = time.perf_counter(), self.static, self.device.type == "meta"
+        ran: set[object] = set()
+        for bucket, wide, slots in self._expected():
+            if self.graphs and not seen and bucket > _AT_START:
+                continue
+            plan.has_narrow, plan.has_wide, plan.most_slots, plan.merges = True, wide, slots, slots > 0
+            inputs, key = self.inputs[bucket], self._key(bucket)
+            inputs.places.fill_(-1)
+            # Kernels differ by the number of tokens and by the kind of plan, not by their combination.
+            kinds = {bucket, key[1:]}
+            self.graphs[key] = self._capture(inputs, first=not kinds <= ran)
+            ran |= kinds
+            if largest:
+                return
+        if self.device.type == "cuda":
             log.info("captured %d graphs in %.1f s", len(self.graphs), time.perf_counter() - started)
-
-    def _prepare(self, bucket: int, wide: bool, slots: int) -> None:
-        plan, inputs = self.static, self.inputs[bucket]
-        plan.has_narrow, plan.has_wide, plan.most_slots, plan.merges = True, wide, slots, slots > 0
-        inputs.places.fill_(-1)
-        # Items of the last plan may be of more tokens than there are here. The next step makes its own.
-        plan.counts.zero_()
-        self._planned = -1
-        # Kernels differ by the number of tokens and by the kind of plan, not by their combination.
-        key = self._key(bucket)
-        kinds = {bucket, key[1:]}
-        if key not in self.graphs:
-            self.graphs[key] = self._capture(inputs, first=not kinds <= self._ran)
-        self._ran |= kinds
 
     def _expected(self) -> Iterator[tuple[int, bool, int]]:
         """(bucket, whether there are wide items, slots of a query), largest first."""

@@ -109,8 +109,9 @@ class DevicePlan:
         for start, array in zip(self.places[1:], arrays, strict=False):
             ends.append(start + len(array))
             numbers[start : ends[-1]] = array
-        numbers[ends[-1] : self.places[5] + self.capacity.tokens + 1] = work.slots
-        ends[-1] = self.places[5] + self.capacity.tokens + 1
+        # Tokens beyond the plan have nothing to merge.
+        known, ends[-1] = ends[-1], self.places[5] + self.capacity.tokens + 1
+        numbers[known : ends[-1]] = work.slots
         # The counts lie just before the narrow items and go with them.
         for start, end in zip((0, *self.places[2:]), ends, strict=False):
             if end > start:
